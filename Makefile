@@ -1,0 +1,31 @@
+# Two commands do all the set-up: `make run` and `make test`.
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench clean
+
+help:
+	@echo 'make run    start a whole node with embedded defaults   (ARGS="--set server.port=9090" to change them)'
+	@echo 'make test   everything the tests need, then all tests   (ARGS="-k stow" to choose)'
+	@echo 'make check  format, lint, types and the import contract'
+	@echo 'make bench  the benchmarks, beside Orthanc and dcmtk'
+
+run:
+	@scripts/install
+	@.venv/bin/dicomnode run $(ARGS)
+
+test:
+	@scripts/install
+	@scripts/peers dcmtk orthanc
+	@scripts/check
+	@scripts/test $(ARGS)
+
+check:
+	@scripts/install
+	@scripts/check
+
+bench:
+	@scripts/install
+	@scripts/peers dcmtk orthanc wrk
+	@scripts/bench $(ARGS)
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,50 @@
+"""What Prometheus is told. No label holds a UID, an AE title or anything of a patient."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+REGISTRY = CollectorRegistry()
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+ASSOCIATIONS = Counter(
+    "dicomnode_associations_total", "Associations by how they ended.", ["outcome"], registry=REGISTRY
+)
+ASSOCIATIONS_OPEN = Gauge("dicomnode_associations_open_count", "Associations open now.", registry=REGISTRY)
+INSTANCES = Counter(
+    "dicomnode_instances_stored_total",
+    "Objects received, by door and outcome.",
+    ["door", "outcome"],
+    registry=REGISTRY,
+)
+STORED_BYTES = Counter("dicomnode_stored_bytes_total", "Bytes of objects kept.", registry=REGISTRY)
+INGEST_SECONDS = Histogram(
+    "dicomnode_ingest_seconds",
+    "From the last byte received to durable and announced.",
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+INDEXED = Counter("dicomnode_instances_indexed_total", "Objects indexed, by fate.", ["fate"], registry=REGISTRY)
+QUEUE_LAG = Gauge("dicomnode_queue_lag_messages", "Messages not worked on.", ["topic", "group"], registry=REGISTRY)
+QUEUE_AGE = Gauge("dicomnode_queue_oldest_seconds", "Age of the oldest of them.", ["topic", "group"], registry=REGISTRY)
+HANDLER_SECONDS = Histogram(
+    "dicomnode_handler_seconds", "Time in a service.", ["service"], buckets=_SECONDS, registry=REGISTRY
+)
+HANDLER_FAILURES = Counter(
+    "dicomnode_handler_failures_total",
+    "Failures of a service, by error class.",
+    ["service", "error"],
+    registry=REGISTRY,
+)
+HTTP_REQUESTS = Counter(
+    "dicomnode_http_requests_total", "HTTP requests.", ["route", "method", "status"], registry=REGISTRY
+)
+BACKEND_UP = Gauge("dicomnode_backend_up", "Whether a backend answered its last ping.", ["port"], registry=REGISTRY)
+DEAD_LETTERS = Counter("dicomnode_dead_letters_total", "Messages given up.", ["topic"], registry=REGISTRY)
+
+
+def exposition() -> bytes:
+    """Return all metrics in Prometheus' text format."""
+    return generate_latest(REGISTRY)

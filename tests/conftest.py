@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a program that is not here, and say which."""
+    for mark in item.iter_markers("external"):
+        for program in mark.args:
+            if shutil.which(program) is None:
+                pytest.skip(f"not tested beside {program}: it is not installed (scripts/peers installs it)")

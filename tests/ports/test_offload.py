@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import Sequence
+
+import pytest
+
+from dicomnode.ports.offload import Gatherer, Threads
+
+
+class Buffer(bytearray):
+    """Something that can be referred to weakly."""
+
+
+async def test_calls_run_in_other_threads_and_give_their_results() -> None:
+    threads = Threads(3, "t")
+    threads.start()
+    assert await asyncio.gather(*(threads.run(pow, 2, number) for number in range(50))) == [2**n for n in range(50)]
+    assert await threads.run(threading.get_ident) != threading.get_ident()
+    await threads.close()
+
+
+async def test_an_error_is_raised_to_the_caller() -> None:
+    threads = Threads(1, "t")
+    threads.start()
+    with pytest.raises(ZeroDivisionError):
+        await threads.run(divmod, 1, 0)
+    assert await threads.run(divmod, 7, 2) == (3, 1)
+    await threads.close()
+
+
+async def test_cancellation_arrives_when_the_call_has_ended() -> None:
+    threads = Threads(1, "t")
+    threads.start()
+    entered, leave, ended = threading.Event(), threading.Event(), []
+
+    def slow() -> None:
+        entered.set()
+        leave.wait(30)
+        ended.append(1)
+
+    async def caller() -> None:
+        await threads.run(slow)
+
+    task = asyncio.create_task(caller())
+    await asyncio.to_thread(entered.wait, 30)
+    task.cancel()
+    task.cancel()
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    leave.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == [1]
+    await threads.close()
+
+
+async def test_a_cancelled_call_that_fails_is_not_complained_about() -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    threads = Threads(1, "t")
+    threads.start()
+
+    async def caller() -> None:
+        await threads.run(divmod, 1, 0)
+
+    task = asyncio.create_task(caller())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    del task
+    gc.collect()
+    await threads.close()
+    assert complaints == []
+
+
+async def test_closing_lets_what_was_handed_in_end() -> None:
+    threads = Threads(2, "t")
+    threads.start()
+    calls = [threads.run(pow, 2, number) for number in range(100)]
+    await threads.close()
+    assert [call.result() for call in calls] == [2**number for number in range(100)]
+
+
+async def test_closing_what_never_started() -> None:
+    threads, gatherer = Threads(2, "t"), Gatherer(list, "g")
+    await threads.close()
+    await gatherer.close()
+    assert threading.active_count() >= 1
+
+
+async def test_a_thread_at_rest_holds_no_buffers() -> None:
+    threads = Threads(1, "t")
+    threads.start()
+    buffer = Buffer(b"x")
+    held = weakref.ref(buffer)
+    assert await threads.run(len, buffer) == 1
+    del buffer
+    for _ in range(100):
+        gc.collect()
+        if held() is None:
+            break
+        await asyncio.sleep(0.01)
+    assert held() is None
+    await threads.close()
+
+
+async def test_a_gatherer_hands_over_all_that_waits_at_once() -> None:
+    entered, leave = threading.Event(), threading.Event()
+    batches: list[list[int]] = []
+
+    def work(items: list[int]) -> Sequence[object]:
+        batches.append(items)
+        entered.set()
+        leave.wait(30)
+        return [item * 2 for item in items]
+
+    gatherer = Gatherer(work, "g")
+    gatherer.start()
+    first = gatherer.put(0)
+    await asyncio.to_thread(entered.wait, 30)
+    others = [gatherer.put(number) for number in range(1, 6)]
+    leave.set()
+    assert await asyncio.gather(first, *others) == [0, 2, 4, 6, 8, 10]
+    assert batches == [[0], [1, 2, 3, 4, 5]]
+    await gatherer.close()
+
+
+async def test_a_gatherer_gives_each_its_own_error_or_all_the_same() -> None:
+    def work(items: list[str]) -> Sequence[object]:
+        if "spoil" in items:
+            raise OSError("all")
+        return [ValueError(item) if item == "bad" else item for item in items]
+
+    gatherer = Gatherer(work, "g")
+    gatherer.start()
+    assert await gatherer.put("good") == "good"
+    with pytest.raises(ValueError, match="bad"):
+        await gatherer.put("bad")
+    with pytest.raises(OSError, match="all"):
+        await gatherer.put("spoil")
+    last = gatherer.put("good")
+    await gatherer.close()
+    assert last.result() == "good"

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from dicomnode import plug
+from dicomnode.config import Config, Faults, PeerTable, is_loopback, parse_peer, read_config
+from dicomnode.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "config.toml.example"
+UNSET_BY_DEFAULT = {"storescp.accept_unknown_peers"}
+
+
+def faults_of(text: str, tmp_path: Path, *sets: str) -> list[str]:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    with pytest.raises(Faults) as caught:
+        read_config(file, sets, {})
+    return [str(fault) for fault in caught.value.all]
+
+
+def paths_of(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            found |= paths_of(value, f"{prefix}{key}.")
+        elif not isinstance(value, dict):
+            found[prefix + key] = value
+    return found
+
+
+def defaults() -> dict[str, Any]:
+    told = msgspec.to_builtins(Config())
+    for port in ("storage", "broker", "database", "cache"):
+        kind = plug.find(port, told[port]["use"])
+        told[port]["options"] = msgspec.to_builtins(kind.Options())
+    return {path: value for path, value in paths_of(told).items() if path not in UNSET_BY_DEFAULT}
+
+
+def test_example_holds_every_key_with_its_default() -> None:
+    told = paths_of(tomllib.loads(EXAMPLE.read_text()))
+    assert told == {path: list(value) if isinstance(value, tuple) else value for path, value in defaults().items()}
+
+
+def test_example_names_the_keys_that_have_no_default() -> None:
+    text = EXAMPLE.read_text()
+    assert all(f"# {path.rpartition('.')[2]} = " in text for path in UNSET_BY_DEFAULT)
+
+
+def test_example_is_read_as_the_defaults() -> None:
+    read = read_config(EXAMPLE)
+    assert (
+        msgspec.structs.replace(
+            read, storage=Config().storage, broker=Config().broker, database=Config().database, cache=Config().cache
+        )
+        == Config()
+    )
+
+
+def test_no_file_is_the_defaults() -> None:
+    assert read_config(None) == Config()
+
+
+def test_sets_go_before_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[server]\nport = 1\n[storescp]\nport = 2\n")
+    config = read_config(file, ["server.port=3", "node.tenant=clinic", "storage.options.fsync=never"])
+    assert (config.server.port, config.storescp.port, config.node.tenant) == (3, 2, "clinic")
+    assert config.storage.options == {"fsync": "never"}
+
+
+def test_values_come_from_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[server.auth]\ntokens = ["$TOKEN"]\n')
+    assert read_config(file, (), {"TOKEN": "s3cret"}).server.auth.tokens == ("s3cret",)
+    with pytest.raises(Faults, match=r"server.auth.tokens\[0\]: the environment has no TOKEN"):
+        read_config(file, (), {})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[sever]\nport = 1", "sever: there is no such table (did you mean server?)"),
+        ("[server]\nprot = 1", "server.prot: there is no such key (did you mean port?)"),
+        (
+            "[storescp.limits]\nassociation = 1",
+            "storescp.limits.association: there is no such key (did you mean associations?)",
+        ),
+        ('[server]\nport = "8080"', "server.port: expected `int`, got `str`"),
+        ('[ingest]\nduplicates = "first"', "ingest.duplicates: invalid enum value 'first'"),
+        ("[server]\nport = 70000", "server.port: must be 0 to 65535"),
+        (
+            '[storescp]\nae_title = "MUCH_TOO_LONG_A_TITLE"',
+            "storescp.ae_title: must be 1 to 16 printable ASCII characters",
+        ),
+        ('[node]\ntenant = "../x"', "node.tenant: must be 1 to 64"),
+        ('[peers]\nct = "CT1 192.0.2.7"', "peers.ct: 'CT1 192.0.2.7' is not AET@host:port"),
+        ("port = 1\n[", "is not TOML"),
+        ("[storage]\noption = {}", "storage.option: there is no such key (did you mean options?)"),
+    ],
+)
+def test_faults_are_told_with_their_path(text: str, told: str, tmp_path: Path) -> None:
+    assert any(told in fault for fault in faults_of(text, tmp_path))
+
+
+def test_every_faulty_table_is_told_at_once(tmp_path: Path) -> None:
+    assert len(faults_of('[server]\nport = "x"\n[storescp]\nprot = 1\n[nod]\n', tmp_path)) == 3
+
+
+def test_missing_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(Faults, match=r"there is no such file \(cp config.toml.example config.toml\)"):
+        read_config(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("word", ["port=1", "server.port", "=1", "server..port=1"])
+def test_malformed_set_is_told(word: str) -> None:
+    with pytest.raises(Faults, match=r"is not table\.key=value"):
+        read_config(None, [word])
+
+
+def test_open_doors_need_a_decision(tmp_path: Path) -> None:
+    told = faults_of('[server]\nhost = "0.0.0.0"\n[storescp]\nhost = "::"\n', tmp_path)
+    assert any(fault.startswith("server.host") for fault in told)
+    assert any(fault.startswith("storescp.host") for fault in told)
+    meant = [
+        "server.host=0.0.0.0",
+        "server.accept_anyone=true",
+        "storescp.host=::",
+        "storescp.accept_unknown_peers=true",
+    ]
+    assert read_config(None, meant).server.accept_anyone
+
+
+def test_options_alone_are_those_of_the_default_plugin() -> None:
+    config = read_config(None, ["broker.options.fsync=never"])
+    assert (config.broker.use, config.broker.options) == ("sqlite", {"fsync": "never"})
+
+
+def test_peers_are_read_in_either_form(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[peers]\na = "CT1@[::1]:104"\nb = {ae_title = "MR", host = "mr.local", port = 105}\n')
+    assert read_config(file).peers == {"a": PeerTable("CT1", "::1", 104), "b": PeerTable("MR", "mr.local", 105)}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "CT1", "CT1@h", "CT1@h:0", "CT1@h:99999", "@h:1", "A\\B@h:1", "SEVENTEEN_LETTERS@h:1"]
+)
+def test_what_is_no_peer_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not AET@host:port"):
+        parse_peer(text)
+
+
+def test_loopback_is_recognised() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost", "::ffff:127.0.0.1")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.0.2.1", "example.org", "")))
+
+
+def test_unknown_option_of_a_plugin_is_told() -> None:
+    config = read_config(None, ["storage.options.fsnyc=never"])
+    with pytest.raises(ConfigError, match=r"storage.options.fsnyc: there is no such option \(known: .*fsync"):
+        plug.make("storage", plug.Plugin, config.storage, Path("unused"))
