@@ -1,0 +1,35 @@
+"""Statuses of DIMSE responses, and what they mean to a sender (PS3.7 annex C, PS3.4 B.2.3)."""
+
+from __future__ import annotations
+
+SUCCESS = 0x0000
+PENDING = 0xFF00
+CANCELLED = 0xFE00
+
+PROCESSING_FAILURE = 0x0110
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+NOT_AUTHORIZED = 0x0124
+MISTYPED_ARGUMENT = 0x0212
+UNRECOGNIZED_OPERATION = 0x0211
+
+OUT_OF_RESOURCES = 0xA700
+DATA_SET_DOES_NOT_MATCH = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+
+# Attribute list error and attribute value out of range: kept, with a remark.
+_KEPT_WITH_REMARK = frozenset({0x0107, 0x0116})
+
+
+def is_stored(status: int) -> bool:
+    """Tell whether the receiver keeps the object: success or a warning (PS3.4 B.2.3, PS3.7 C.3)."""
+    return status == SUCCESS or (status & 0xF000) == 0xB000 or status == 0x0001 or status in _KEPT_WITH_REMARK
+
+
+def is_warning(status: int) -> bool:
+    """Tell whether the object is kept and the receiver has something to say about it."""
+    return status != SUCCESS and is_stored(status)
+
+
+def is_transient(status: int) -> bool:
+    """Tell whether the same object may be taken later: out of resources (PS3.4 B.2.3)."""
+    return (status & 0xFF00) == 0xA700
