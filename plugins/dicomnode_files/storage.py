@@ -1,0 +1,219 @@
+"""Objects as files below one folder, `root / key`; any tool can read them, and no file is ever changed or renamed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import itertools
+import os
+import secrets
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, TypeVar, TypeVarTuple, Unpack
+
+import msgspec
+
+from dicomnode.errors import ConfigError, Full, PluginError, Unavailable
+from dicomnode.ports.offload import Threads
+from dicomnode.ports.storage import Buffer, LocalPath, Storage, StoredObject, check_key, check_prefix
+from dicomnode_files.directories import Directories, Open
+from dicomnode_files.reading import Reader, walk
+from dicomnode_files.writing import Draft, Room, Writer
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_BATCH = 1000
+_NAME = "files"
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`root`: the folder (default `<data_dir>/storage`). `fsync`: whether a put waits for the disk.
+
+    `threads`: how many calls may wait for the disk at once. `reserve_bytes`: with less free space puts are refused.
+    """
+
+    root: str = ""
+    fsync: Literal["always", "never"] = "always"
+    threads: int = 8
+    reserve_bytes: int = 256 * 1024 * 1024
+
+
+class FileStorage(Storage, LocalPath):
+    """A folder of files."""
+
+    Options = Options
+
+    def __init__(self, options: msgspec.Struct, data_dir: Path) -> None:
+        assert isinstance(options, Options)
+        self._options = options
+        self._root = Path(options.root) if options.root else data_dir / "storage"
+        self._threads = Threads(max(1, options.threads), "files")
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            root = Open(os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            _try_writing(root)
+        except OSError as error:
+            raise ConfigError(
+                "storage.options.root",
+                f"{self._root} cannot be used: {error.strerror}",
+                "name a folder that this user may write to",
+            ) from error
+        sync = self._options.fsync == "always"
+        self._root_fd = root
+        self._directories = Directories(root, sync=sync)
+        self._writer = Writer(self._directories, sync=sync)
+        self._reader = Reader(root)
+        self._room = Room(root, self._options.reserve_bytes, _NAME)
+        self._threads.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._threads.close()
+        self._directories.clear()
+        self._reader.clear()
+
+    async def ping(self) -> None:
+        """Return when there is room and a file can be made. Raises: Unavailable, Full."""
+        await self._run(self._ping)
+
+    def _ping(self) -> None:
+        self._room.check(now=True)
+        _try_writing(self._root_fd)
+
+    def path(self, key: str) -> Path:
+        """Return where the bytes of `key` are, or would be. Raises: ValueError for what is no key."""
+        return self._root / check_key(key)
+
+    async def put(self, key: str, head: Sequence[Buffer], rest: AsyncIterable[Buffer] | None = None) -> int:
+        """Keep `head` and `rest` in the file of `key`; see Storage."""
+        check_key(key)
+        if rest is None:
+            return await self._put_whole(key, head)
+        draft, size = await self._begin(key, head)
+        try:
+            async for part in rest:
+                size += await self._run(draft.append, (part,))
+            await self._run(draft.finish)
+        except BaseException:
+            await self._run(draft.discard)
+            raise
+        return size
+
+    async def _put_whole(self, key: str, head: Sequence[Buffer]) -> int:
+        call = self._threads.run(self._write_whole, key, head)
+        try:
+            return await call
+        except OSError as error:
+            raise _told(error) from error
+        except asyncio.CancelledError:
+            if call.done() and not call.exception():  # by now the file is there, and nobody wants it
+                await self._run(self._remove, [key])
+            raise
+
+    def _write_whole(self, key: str, head: Sequence[Buffer]) -> int:
+        self._room.check()
+        return self._writer.whole(key, head)
+
+    async def _begin(self, key: str, head: Sequence[Buffer]) -> tuple[Draft, int]:
+        call = self._threads.run(self._write_head, key, head)
+        try:
+            return await call
+        except OSError as error:
+            raise _told(error) from error
+        except asyncio.CancelledError:
+            if call.done() and not call.exception():
+                await self._run(call.result()[0].discard)
+            raise
+
+    def _write_head(self, key: str, head: Sequence[Buffer]) -> tuple[Draft, int]:
+        self._room.check()
+        draft = self._writer.begin(key)
+        try:
+            return draft, draft.append(head)
+        except BaseException:
+            draft.discard()
+            raise
+
+    async def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Return `length` bytes from `offset`; see Storage."""
+        check_key(key)
+        if offset < 0 or (length is not None and length < 0):
+            raise ValueError("offset and length are not negative")
+        found = self._reader.at_once(key, offset, length)
+        return found if found is not None else await self._run(self._reader.read, key, offset, length)
+
+    async def size(self, key: str) -> int | None:
+        """Return the size in bytes of the file of `key`, None where there is none. Raises: Unavailable."""
+        return await self._run(self._reader.size, check_key(key))
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Have no files under `keys`, nor the folders that this leaves empty. Raises: Unavailable."""
+        for key in keys:
+            check_key(key)
+        for start in range(0, len(keys), _BATCH):
+            await self._run(self._remove, keys[start : start + _BATCH])
+
+    def _remove(self, keys: Sequence[str]) -> None:
+        folders = set()
+        for key in keys:
+            self._reader.forget(key)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.unlink(key, dir_fd=self._root_fd.fd)
+                folders.add(key.rpartition("/")[0])
+        for folder in folders:
+            self._prune(folder)
+
+    def _prune(self, folder: str) -> None:
+        """Remove `folder` and those above it as far as they are empty."""
+        while folder:
+            try:
+                os.rmdir(folder, dir_fd=self._root_fd.fd)
+            except FileNotFoundError:
+                pass
+            except OSError:  # not empty, or a mount point: it stays
+                return
+            self._directories.forget(folder)
+            folder = folder.rpartition("/")[0]
+
+    async def list(self, prefix: str = "") -> AsyncIterator[StoredObject]:
+        """Yield every file below `prefix` whose path is a key; in no set order. Raises: Unavailable."""
+        found = walk(self._root, check_prefix(prefix))
+        while batch := await self._run(_some, found):
+            for each in batch:
+                yield each
+
+    async def _run(self, function: Callable[[Unpack[Args]], T], *args: *Args) -> T:
+        try:
+            return await self._threads.run(function, *args)
+        except OSError as error:
+            raise _told(error) from error
+
+
+def _some(found: Iterator[StoredObject]) -> Sequence[StoredObject]:
+    return tuple(itertools.islice(found, _BATCH))
+
+
+def _try_writing(root: Open) -> None:
+    name = f"~{secrets.token_hex(8)}"  # no key has a `~`, so that no one takes it for an object
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=root.fd)
+    os.close(fd)
+    os.unlink(name, dir_fd=root.fd)
+
+
+def _told(error: OSError) -> PluginError:
+    if error.errno in _NO_ROOM:
+        return Full(_NAME, "no room is left on the file system")
+    if isinstance(error, FileExistsError):
+        return Unavailable(_NAME, "the key is in use already")
+    return Unavailable(_NAME, error.strerror or "the file system failed")
+
+
+_: type[Storage] = FileStorage

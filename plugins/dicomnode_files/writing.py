@@ -1,0 +1,126 @@
+"""How one object gets onto the disk and off it again. Everything here blocks and runs in a thread.
+
+A file is made under its final name with O_EXCL and never renamed; it counts only once `finish` has returned. What fails
+before that is unlinked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+
+from dicomnode.errors import Full
+from dicomnode.ports.storage import Buffer
+from dicomnode_files.directories import Directories, Open
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_ATTEMPTS = 20
+_ROOM_S = 0.25
+try:
+    _IOV_MAX = os.sysconf("SC_IOV_MAX")
+except (ValueError, OSError):
+    _IOV_MAX = 16
+
+
+class Writer:
+    """Writes objects below a root."""
+
+    def __init__(self, directories: Directories, *, sync: bool) -> None:
+        self._directories = directories
+        self._sync = sync
+
+    def whole(self, key: str, head: Sequence[Buffer]) -> int:
+        """Have `head` durable under `key`; return its size in bytes. Nothing is left when it raises."""
+        draft = self.begin(key)
+        try:
+            size = draft.append(head)
+            draft.finish()
+        except BaseException:
+            draft.discard()
+            raise
+        return size
+
+    def begin(self, key: str) -> Draft:
+        """Make the file of `key` and the directories above it. Raises: FileExistsError."""
+        path, _, name = key.rpartition("/")
+        for attempt in range(_ATTEMPTS):
+            try:
+                directory = self._directories.open(path)
+                return Draft(directory, name, os.open(name, _NEW, 0o666, dir_fd=directory.fd), sync=self._sync)
+            except FileNotFoundError:  # removed between our opening and using it: pruned, or by someone else
+                self._directories.forget(path)
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+
+class Draft:
+    """A file that is being written."""
+
+    __slots__ = ("_directory", "_fd", "_name", "_sync")
+
+    def __init__(self, directory: Open, name: str, fd: int, *, sync: bool) -> None:
+        self._directory = directory
+        self._name = name
+        self._fd = fd
+        self._sync = sync
+
+    def append(self, parts: Sequence[Buffer]) -> int:
+        """Write all of `parts`; return how many bytes that was."""
+        total = sum(len(part) if isinstance(part, bytes) else memoryview(part).nbytes for part in parts)
+        written = os.writev(self._fd, parts) if 0 < len(parts) <= _IOV_MAX else 0
+        if written < total:
+            self._append_rest(parts, written)
+        return total
+
+    def _append_rest(self, parts: Sequence[Buffer], written: int) -> None:
+        """Write what lies behind the first `written` bytes of `parts`: the kernel takes 2 GiB and IOV_MAX at most."""
+        left = [memoryview(part).cast("B") for part in parts if len(part)]
+        while left:
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if left:
+                left[0] = left[0][written:]
+                written = os.writev(self._fd, left[:_IOV_MAX])
+
+    def finish(self) -> None:
+        """Have the file and its name durable."""
+        if self._sync:
+            os.fdatasync(self._fd)
+            os.fsync(self._directory.fd)
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+    def discard(self) -> None:
+        """Leave nothing of the file."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._name, dir_fd=self._directory.fd)
+
+
+class Room:
+    """Whether there is room on the file system, looked at a few times a second."""
+
+    def __init__(self, root: Open, reserve_bytes: int, plugin: str) -> None:
+        self._root = root
+        self._reserve = reserve_bytes
+        self._plugin = plugin
+        self._next = 0.0
+        self._free = 0
+
+    def check(self, *, now: bool = False) -> None:
+        """Return when more than the reserve is free. Raises: Full."""
+        if self._reserve <= 0 and not now:
+            return
+        clock = time.monotonic()
+        if now or clock >= self._next or self._free <= self._reserve:
+            found = os.fstatvfs(self._root.fd)
+            self._free = found.f_bavail * found.f_frsize
+            self._next = clock + _ROOM_S
+        if self._free <= self._reserve:
+            raise Full(self._plugin, f"{self._free} bytes are free and {self._reserve} are kept in reserve")

@@ -1,0 +1,198 @@
+"""Messages in one SQLite file, for one process: published by group commit, delivered from memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, TypeVar
+
+import msgspec
+
+from dicomnode.errors import PluginError, Unavailable
+from dicomnode.ports.broker import Barrier, Broker, Delivery, Lag, Message, Overlap, Subscription
+from dicomnode.ports.offload import Gatherer
+from dicomnode_sqlite.journal import SHIFT, Group, Insert, Journal, Order, Read, Register, Row, Topic, Waiting, Withdraw
+from dicomnode_sqlite.subscription import SqliteSubscription
+
+T = TypeVar("T")
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`path`: the file (default `<data_dir>/broker.sqlite`). `fsync`: whether publishing waits for the disk."""
+
+    path: str = ""
+    fsync: Literal["always", "never"] = "always"
+
+
+class _Topic:
+    """What this process knows of a topic: `last`: the highest position given; `held`: those not to be delivered yet."""
+
+    __slots__ = ("groups", "held", "id", "last", "subscriptions")
+
+    def __init__(self, number: int, last: int) -> None:
+        self.id = number
+        self.last = max(last, number << SHIFT)
+        self.held: set[int] = set()
+        self.groups: dict[str, Group] = {}
+        self.subscriptions: dict[str, SqliteSubscription] = {}
+
+
+_Kept = list[tuple[_Topic, Delivery]]
+
+
+class SqliteBroker(Broker, Overlap, Barrier):
+    """A file that one thread writes."""
+
+    Options = Options
+
+    def __init__(self, options: msgspec.Struct, data_dir: Path) -> None:
+        assert isinstance(options, Options)
+        path = Path(options.path) if options.path else data_dir / "broker.sqlite"
+        self._journal = Journal(path, options.fsync)
+        self._writer = Gatherer(self._journal.carry_out, "broker")
+        self._topics: dict[str, _Topic] = {}
+        self._subscribing = asyncio.Lock()
+        self._closed = True
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self._journal.open)
+        for name, number, last in self._journal.topics():
+            self._topics[name] = _Topic(number, last)
+        for topic, name, group in self._journal.groups():
+            self._topics[topic].groups[name] = group
+        self._writer.start()
+        self._closed = False
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed = True
+        for topic in self._topics.values():
+            for subscription in topic.subscriptions.values():
+                subscription.end("the broker is closed")
+        await self._writer.close()
+        await asyncio.to_thread(self._journal.close)
+
+    async def ping(self) -> None:
+        """Return when the file can be written. Raises: Unavailable, Full."""
+        await self._order(Withdraw([]))
+
+    async def _order(self, order: Order) -> object:
+        if self._closed:
+            raise Unavailable("sqlite", "the broker is closed")
+        return await self._writer.put(order)
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Return when every one of `messages` that a group wants is in the file, all or none; see Broker."""
+        kept, rows = self._number(messages)
+        if kept:
+            await self._publish(kept, rows, None)
+
+    async def publish_beside(self, messages: Sequence[Message], effect: Awaitable[object]) -> None:
+        """Have `messages` in the file and `effect` done, both at once; see Overlap."""
+        kept, rows = self._number(messages)
+        if kept:
+            await self._publish(kept, rows, effect)
+        else:
+            await effect
+
+    def _number(self, messages: Sequence[Message]) -> tuple[_Kept, list[Row]]:
+        """Give positions to those of `messages` that a group wants, and hold them back."""
+        kept: _Kept = []
+        rows: list[Row] = []
+        now = time.time()
+        for message in messages:
+            topic = self._topics.get(message.topic)
+            if topic is not None and topic.groups:
+                topic.last = position = topic.last + 1
+                topic.held.add(position)
+                kept.append((topic, Delivery(message, position)))
+                rows.append((position, message.key, message.body, now))
+        return kept, rows
+
+    async def _publish(self, kept: _Kept, rows: list[Row], effect: Awaitable[object] | None) -> None:
+        inserted = self._writer.put(Insert(rows))
+        try:
+            if effect is not None:
+                await effect
+            await inserted
+        except BaseException:
+            with contextlib.suppress(PluginError):  # then it comes after a restart, as after a crash
+                await self._order(Withdraw([row[0] for row in rows]))
+            if inserted.done():
+                inserted.exception()  # the first error is the one that is told
+            raise
+        finally:
+            for topic, delivery in kept:
+                topic.held.discard(delivery.position)
+        self._deliver(kept)
+
+    @staticmethod
+    def _deliver(kept: _Kept) -> None:
+        if len(kept) == 1:
+            topic, delivery = kept[0]
+            for subscription in topic.subscriptions.values():
+                subscription.arrived((delivery,))
+            return
+        for topic in {id(topic): topic for topic, _ in kept}.values():
+            deliveries = [delivery for of, delivery in kept if of is topic]
+            for subscription in topic.subscriptions.values():
+                subscription.arrived(deliveries)
+
+    async def subscribe(self, topic: str, group: str) -> Subscription:
+        """Register `group` on `topic`; an earlier subscription of the group in this process gives nothing more."""
+        async with self._subscribing:
+            known = self._topics.get(topic)
+            if known is None:
+                known = _Topic(await self._made(Topic(topic), int), 0)
+                self._topics[topic] = known
+            earlier = known.subscriptions.pop(group, None)
+            if earlier:
+                earlier.end("another subscription of the group took over")
+            since = min(known.held, default=known.last + 1) - 1
+            subscription = SqliteSubscription(topic, known.last, self._order)
+            known.subscriptions[group] = subscription  # from here on it sees what is published
+            try:
+                registered = await self._made(Register(known.id, group, since), Group)
+                known.groups[group] = registered
+                waiting = await self._made(Waiting(registered), list)
+            except BaseException:
+                del known.subscriptions[group]
+                raise
+            subscription.begin(registered, waiting, known.held)
+            return subscription
+
+    async def _made(self, order: Order, kind: type[T]) -> T:
+        made = await self._order(order)
+        assert isinstance(made, kind)
+        return made
+
+    async def lag(self, topic: str, group: str) -> Lag:
+        """Return how far `group` is behind on `topic`."""
+        known = self._topics.get(topic)
+        registered = known.groups.get(group) if known else None
+        if known is None or registered is None:
+            return Lag(0, 0.0)
+        subscription = known.subscriptions.get(group)
+        if subscription:
+            count, first = subscription.behind()
+        else:
+            waiting = await self._made(Waiting(registered), list)
+            count, first = len(waiting), waiting[0] if waiting else 0
+        rows = await self._made(Read(registered, [first]), list) if count else []
+        return Lag(count, max(0.0, time.time() - rows[0][3]) if rows else 0.0)
+
+    async def settled(self, topic: str, group: str) -> None:
+        """Return when `group` has acknowledged what was published before this call; see Barrier."""
+        known = self._topics.get(topic)
+        subscription = known.subscriptions.get(group) if known else None
+        if subscription is not None and not subscription.is_settled():
+            await subscription.settled()
+
+
+_: type[Broker] = SqliteBroker

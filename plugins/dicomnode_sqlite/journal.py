@@ -1,0 +1,272 @@
+"""The broker's file: what its one thread does with it. All that waits becomes one transaction.
+
+Only publishing and withdrawing wait for the disk. An acknowledgement survives the death of the process; where a power
+cut undoes it the message comes twice, which every worker can bear.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from dicomnode_sqlite.connect import connect, install, not_opened, told
+
+SHIFT = 40
+_ROWS = 64
+_CHECKPOINT_PAGES = 4000
+_OPTION = "broker.options.path"
+_positions = msgspec.json.Encoder().encode
+
+_NOT_DONE = (
+    "NOT EXISTS (SELECT 1 FROM acknowledged AS a WHERE a.position = message.position AND subscriber = ?)"
+    " ORDER BY position"
+)
+_WAITING = f"SELECT position FROM message WHERE position > ? AND position < ? AND {_NOT_DONE}"  # noqa: S608 -- constants
+_DONE = (
+    "SELECT value FROM json_each(?) WHERE NOT EXISTS (SELECT 1 FROM subscriber WHERE topic = ? AND since < value"
+    " AND id NOT IN (SELECT subscriber FROM acknowledged WHERE position = value))"
+)
+_READ = (
+    "SELECT position, key, body, published FROM message"  # noqa: S608 -- constants
+    f" WHERE position IN (SELECT value FROM json_each(?)) AND {_NOT_DONE}"
+)
+
+Row = tuple[int, str, bytes, float]
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A registered group: its row's id, its topic's id, and the position behind which its messages begin."""
+
+    id: int
+    topic: int
+    since: int
+
+
+class Insert(msgspec.Struct, frozen=True):
+    """Keep messages, in the order of their positions."""
+
+    rows: list[Row]
+
+
+class Withdraw(msgspec.Struct, frozen=True):
+    """Have messages never published."""
+
+    positions: list[int]
+
+
+class Ack(msgspec.Struct, frozen=True):
+    """Have `group` done with messages."""
+
+    group: Group
+    positions: list[int]
+
+
+class Register(msgspec.Struct, frozen=True):
+    """Make a group, if it is new, that gets what lies behind position `since`. Result: Group."""
+
+    topic: int
+    name: str
+    since: int
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """Make a topic, if it is new. Result: its id."""
+
+    name: str
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """Result: the positions that `group` has not acknowledged, in order."""
+
+    group: Group
+
+
+class Read(msgspec.Struct, frozen=True):
+    """Result: the rows at `positions` that `group` has not acknowledged, in order."""
+
+    group: Group
+    positions: list[int]
+
+
+Order = Insert | Withdraw | Ack | Register | Topic | Waiting | Read
+
+
+class Journal:
+    """The file, for one thread at a time."""
+
+    def __init__(self, path: Path, fsync: Literal["always", "never"]) -> None:
+        self._path = path
+        self._sync = "FULL" if fsync == "always" else "OFF"
+        self._synced = True
+
+    def open(self) -> None:
+        """Open the file, make its tables where they are not. Raises: ConfigError, Unavailable."""
+        try:
+            # EXCLUSIVE: a second process is refused, and no shared memory is needed to agree with one.
+            self._connection = connect(
+                self._path,
+                (
+                    "locking_mode = EXCLUSIVE",
+                    f"synchronous = {self._sync}",
+                    f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
+                    "cache_size = -16384",
+                ),
+            )
+        except sqlite3.Error as error:
+            raise not_opened(error, _OPTION, self._path) from error
+        try:
+            install(self._connection, "broker.sql", 1, (_OPTION, self._path))
+            self._groups: dict[int, int] = defaultdict(int)
+            for topic, count in self._connection.execute("SELECT topic, count(*) FROM subscriber GROUP BY topic"):
+                self._groups[topic] = count
+        except BaseException as error:
+            self._connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise not_opened(error, _OPTION, self._path) from error
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def topics(self) -> list[tuple[str, int, int]]:
+        """Return each topic: its name, id, and the highest position that was ever given."""
+        return self._connection.execute(
+            "SELECT name, id, max(last, coalesce((SELECT max(position) FROM message"  # noqa: S608 -- a constant
+            f" WHERE position BETWEEN topic.id << {SHIFT} AND ((topic.id + 1) << {SHIFT}) - 1), 0)) FROM topic"
+        ).fetchall()
+
+    def groups(self) -> list[tuple[str, str, Group]]:
+        """Return each group: its topic's name, its own, and what is known of it."""
+        found = self._connection.execute(
+            "SELECT topic.name, subscriber.name, subscriber.id, topic, since FROM subscriber"
+            " JOIN topic ON topic.id = subscriber.topic"
+        )
+        return [(topic, name, Group(*group)) for topic, name, *group in found]
+
+    def carry_out(self, orders: list[Order]) -> Sequence[object]:
+        """Carry out `orders`; return the result of each, or Unavailable or Full where nothing of it was done."""
+        try:
+            return self._together(orders)
+        except (sqlite3.Error, ValueError) as error:
+            if len(orders) == 1:
+                return [told(error)]
+        return [result for order in orders for result in self.carry_out([order])]  # one must not spoil the others
+
+    def _together(self, orders: list[Order]) -> Sequence[object]:
+        self._wait_for_disk(not all(isinstance(order, Ack | Read | Waiting) for order in orders))
+        first = orders[0]
+        if len(orders) == 1 and isinstance(first, Insert) and len(first.rows) <= _ROWS:
+            self._insert(first.rows)  # one statement is its own transaction
+            return [None]
+        return self._transaction(orders)
+
+    def _wait_for_disk(self, wanted: bool) -> None:
+        if wanted != self._synced and self._sync == "FULL":
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
+            self._synced = wanted
+
+    def _transaction(self, orders: list[Order]) -> Sequence[object]:
+        groups = self._groups.copy()
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            results = self._results(orders)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._groups = groups
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        return results
+
+    def _results(self, orders: list[Order]) -> list[object]:
+        results: list[object] = []
+        rows: list[Row] = []
+        for order in orders:
+            if isinstance(order, Insert):
+                rows.extend(order.rows)  # in one go with those that follow
+                results.append(None)
+                continue
+            self._insert(rows)
+            rows = []
+            results.append(self._result(order))
+        self._insert(rows)
+        return results
+
+    def _result(self, order: Withdraw | Ack | Register | Topic | Waiting | Read) -> object:
+        match order:
+            case Withdraw(positions):
+                self._delete(positions)
+            case Ack(group, positions):
+                self._ack(group, positions)
+            case Register(topic, name, since):
+                return self._register(topic, name, since)
+            case Topic(name):
+                return self._topic(name)
+            case Waiting(group):
+                return self._waiting(group)
+            case Read(group, positions):
+                return self._read(group, positions)
+        return None
+
+    def _insert(self, rows: list[Row]) -> None:
+        # A statement for many rows: each step of a statement gives up the interpreter's lock and must get it back.
+        for start in range(0, len(rows), _ROWS):
+            some = rows[start : start + _ROWS]
+            values = ",".join(["(?,?,?,?)"] * len(some))
+            self._connection.execute(
+                f"INSERT INTO message (position, key, body, published) VALUES {values}",  # noqa: S608 -- only marks
+                [value for row in some for value in row],
+            )
+
+    def _delete(self, positions: list[int]) -> None:
+        if not positions:
+            return
+        self._connection.execute(
+            "DELETE FROM message WHERE position IN (SELECT value FROM json_each(?))", (_positions(positions),)
+        )
+        highest = max(positions)
+        self._connection.execute("UPDATE topic SET last = max(last, ?) WHERE id = ?", (highest, highest >> SHIFT))
+
+    def _ack(self, group: Group, positions: list[int]) -> None:
+        if self._groups[group.topic] == 1:
+            self._delete(positions)
+            return
+        told_of = (_positions(positions),)
+        self._connection.execute(
+            "INSERT OR IGNORE INTO acknowledged (position, subscriber) SELECT value, ? FROM json_each(?)"
+            " WHERE value IN (SELECT position FROM message)",
+            (group.id, *told_of),
+        )
+        done = self._connection.execute(_DONE, (*told_of, group.topic))
+        gone = [position for (position,) in done]
+        self._delete(gone)
+        self._connection.execute(
+            "DELETE FROM acknowledged WHERE position IN (SELECT value FROM json_each(?))", (_positions(gone),)
+        )
+
+    def _topic(self, name: str) -> int:
+        self._connection.execute("INSERT OR IGNORE INTO topic (name, last) VALUES (?, 0)", (name,))
+        return int(self._connection.execute("SELECT id FROM topic WHERE name = ?", (name,)).fetchone()[0])
+
+    def _register(self, topic: int, name: str, since: int) -> Group:
+        made = self._connection.execute(
+            "INSERT OR IGNORE INTO subscriber (topic, name, since) VALUES (?, ?, ?)", (topic, name, since)
+        ).rowcount
+        self._groups[topic] += max(made, 0)
+        found = self._connection.execute(
+            "SELECT id, topic, since FROM subscriber WHERE topic = ? AND name = ?", (topic, name)
+        )
+        return Group(*found.fetchone())
+
+    def _waiting(self, group: Group) -> list[int]:
+        behind, before = max(group.since, group.topic << SHIFT), (group.topic + 1) << SHIFT
+        return [position for (position,) in self._connection.execute(_WAITING, (behind, before, group.id))]
+
+    def _read(self, group: Group, positions: list[int]) -> list[Row]:
+        return self._connection.execute(_READ, (_positions(positions), group.id)).fetchall()
