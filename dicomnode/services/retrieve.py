@@ -1,0 +1,205 @@
+"""Give back what was kept: C-MOVE, C-GET and WADO meet here. Objects are read in pieces, frames by one ranged read."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Generator, Sequence
+from typing import TypeVar
+
+from dicomnode.dicom import transfer_syntax
+from dicomnode.dicom.bulk import Value, find_value, parse_bulk_path
+from dicomnode.dicom.frames import FrameIndex, PixelHead, index_frames, read_pixel_head
+from dicomnode.dicom.inflate import heads
+from dicomnode.dicom.transfer_syntax import TransferSyntax
+from dicomnode.errors import BadInstance, Corrupt, NotFound
+from dicomnode.model.query import Location
+from dicomnode.ports.broker import Barrier
+from dicomnode.ports.database import Database
+from dicomnode.ports.storage import Storage
+
+CHUNK = 1024 * 1024
+_FIRST_HEAD = 32 * 1024
+_LONGEST_HEAD = 64 * 1024 * 1024
+_LARGEST_FRAME = 1024 * 1024 * 1024
+_FRESH_S = 2.0
+_LOCATIONS = 10_000
+_INDICES = 2_000
+_INDEXED_FRAMES = 4_000_000
+
+T = TypeVar("T")
+
+
+class Retrieve:
+    """Give back objects, frames and values.
+
+    An instance's location is remembered for two seconds: after another object took its place, the earlier one, which
+    stays kept under its own key, may be served that long. Where the frames of a key lie never changes.
+    """
+
+    def __init__(self, storage: Storage, database: Database, barrier: Barrier | None) -> None:
+        self._storage = storage
+        self._database = database
+        self._barrier = barrier
+        self._locations: OrderedDict[tuple[str, str, str, str], tuple[float, Location]] = OrderedDict()
+        self._indices: OrderedDict[str, FrameIndex] = OrderedDict()
+        self._indexed_frames = 0
+        self._indexing: dict[str, asyncio.Task[FrameIndex]] = {}
+
+    async def locate(self, tenant: str, study_uid: str, series_uid: str = "", sop_uid: str = "") -> Sequence[Location]:
+        """Return where each instance of the study, series or instance is kept. Raises: NotFound, Unavailable."""
+        if self._barrier is not None:
+            await self._barrier.settled("storage_queue", "consumer")
+        found = await self._database.locate(tenant, study_uid, series_uid, sop_uid)
+        if not found:
+            raise NotFound(f"there is no such {'instance' if sop_uid else 'series' if series_uid else 'study'}")
+        return found
+
+    async def locate_one(self, tenant: str, study_uid: str, series_uid: str, sop_uid: str) -> Location:
+        """Return where one instance is kept, from memory for two seconds. Raises: NotFound, Unavailable."""
+        name = (tenant, study_uid, series_uid, sop_uid)
+        now = time.monotonic()
+        known = self._locations.get(name)
+        if known is not None and now < known[0]:
+            return known[1]
+        (location, *_) = await self.locate(*name)
+        self._locations[name] = (now + _FRESH_S, location)
+        self._locations.move_to_end(name)
+        if len(self._locations) > _LOCATIONS:
+            self._locations.popitem(last=False)
+        return location
+
+    async def chunks(self, location: Location, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the object as it is kept, file meta information included, or a range of it, in pieces up to 1 MiB.
+
+        Raises: Corrupt, the object is shorter than it was; Unavailable.
+        """
+        end = location.size if length is None else min(location.size, offset + length)
+        while offset < end:
+            piece = await self._storage.read(location.key, offset, min(CHUNK, end - offset))
+            if not piece:
+                raise Corrupt("storage", f"an object is shorter than the {location.size} bytes that were kept")
+            offset += len(piece)
+            yield piece
+
+    async def frame_index(self, location: Location) -> FrameIndex:
+        """Return where the frames of the object lie; made once however many ask at a time.
+
+        Raises: NotFound, it has no pixel data; BadInstance, they cannot be as it says; Unavailable.
+        """
+        known = self._indices.get(location.key)
+        if known is not None:
+            return known
+        task = self._indexing.get(location.key)
+        if task is None:
+            task = self._indexing[location.key] = asyncio.create_task(self._index(location))
+            task.add_done_callback(lambda _: self._indexing.pop(location.key, None))
+        return await asyncio.shield(task)
+
+    async def frame(self, location: Location, index: FrameIndex, number: int) -> bytes | memoryview:
+        """Return frame `number` (from 1), native words little endian. Raises: NotFound, BadInstance, Unavailable."""
+        offset, length = index.range_of(number)
+        if length > _LARGEST_FRAME:
+            raise BadInstance(f"a frame is longer than {_LARGEST_FRAME} bytes")
+        return index.frame(number, await self._read(location, offset, length))
+
+    async def value(self, location: Location, path: str) -> tuple[Value, str]:
+        """Return where the value at a bulk data `path` lies within the data set, and the object's transfer syntax.
+
+        Raises: BadRequest, no path; NotFound, no such value; BadInstance, Unavailable.
+        """
+        tags = parse_bulk_path(path)
+        syntax = transfer_syntax.of(location.transfer_syntax_uid)
+        head = _FIRST_HEAD
+        while True:
+            data_set, complete = await self.head(location, head)
+            found = await asyncio.to_thread(find_value, data_set, syntax, tags, complete=complete)
+            if found is not None:
+                return found, syntax.uid
+            head = _longer(head, location)
+
+    async def value_chunks(self, location: Location, value: Value) -> AsyncIterator[bytes]:
+        """Yield the bytes of a value, words little endian, in pieces up to 1 MiB."""
+        for offset in range(0, value.length, CHUNK):
+            piece = await self._read(location, value.offset + offset, min(CHUNK, value.length - offset))
+            yield value.little_endian(piece)
+
+    async def _read(self, location: Location, offset: int, length: int) -> bytes:
+        """Return a range of the data set, inflated where it is deflated. Raises: Corrupt."""
+        if transfer_syntax.of(location.transfer_syntax_uid).deflated:
+            data_set, _ = await self.head(location, _LONGEST_HEAD)
+            return data_set[offset : offset + length]
+        length = min(length, location.size - location.data_set_offset - offset)
+        piece = await self._storage.read(location.key, location.data_set_offset + offset, length)
+        if len(piece) < length:
+            raise Corrupt("storage", f"an object is shorter than the {location.size} bytes that were kept")
+        return piece
+
+    async def head(self, location: Location, length: int) -> tuple[bytes, bool]:
+        """Return at least `length` bytes from the start of the data set, if it has them, and whether that is all.
+
+        A deflated data set comes inflated. Raises: NotFound, BadInstance, Corrupt, Unavailable.
+        """
+        size = location.size - location.data_set_offset
+        if transfer_syntax.of(location.transfer_syntax_uid).deflated:
+            if size > _LONGEST_HEAD:
+                raise BadInstance(f"the deflated data set is longer than {_LONGEST_HEAD} bytes")
+            deflated = await self._storage.read(location.key, location.data_set_offset)
+            return await asyncio.to_thread(_inflate, deflated)
+        wanted = min(length, size)
+        head = await self._storage.read(location.key, location.data_set_offset, wanted)
+        if len(head) < wanted:
+            raise Corrupt("storage", f"an object is shorter than the {location.size} bytes that were kept")
+        return head, length >= size
+
+    async def _index(self, location: Location) -> FrameIndex:
+        syntax = transfer_syntax.of(location.transfer_syntax_uid)
+        head, size = await self._pixel_head(location, syntax)
+        index = await self._drive(location, index_frames(head, size))
+        self._remember(location.key, index)
+        return index
+
+    async def _pixel_head(self, location: Location, syntax: TransferSyntax) -> tuple[PixelHead, int]:
+        length = _FIRST_HEAD
+        while True:
+            data_set, complete = await self.head(location, length)
+            if length > _FIRST_HEAD:
+                found = await asyncio.to_thread(read_pixel_head, data_set, syntax, complete)
+            else:
+                found = read_pixel_head(data_set, syntax, complete)
+            if found is not None:
+                return found, len(data_set) if syntax.deflated else location.size - location.data_set_offset
+            length = _longer(length, location)
+
+    async def _drive(self, location: Location, wanted: Generator[tuple[int, int], bytes, T]) -> T:
+        try:
+            offset, length = next(wanted)
+            while True:
+                offset, length = wanted.send(await self._read(location, offset, length))
+        except StopIteration as done:
+            found: T = done.value
+            return found
+
+    def _remember(self, key: str, index: FrameIndex) -> None:
+        self._indices[key] = index
+        self._indexed_frames += len(index.starts)
+        while len(self._indices) > _INDICES or (self._indexed_frames > _INDEXED_FRAMES and len(self._indices) > 1):
+            _, forgotten = self._indices.popitem(last=False)
+            self._indexed_frames -= len(forgotten.starts)
+
+
+def _inflate(deflated: bytes) -> tuple[bytes, bool]:
+    head, whole = b"", False
+    for head, whole in heads(deflated):  # noqa: B007 -- the last one is the longest
+        pass
+    if not whole:
+        raise BadInstance("the deflated data set is cut short")
+    return head, True
+
+
+def _longer(length: int, location: Location) -> int:
+    """Return how long a head to try next. Raises: BadInstance when it would be unreasonable."""
+    if length >= _LONGEST_HEAD or length >= location.size:
+        raise BadInstance(f"the object's attributes do not end within {_LONGEST_HEAD} bytes")
+    return min(length * 8, _LONGEST_HEAD)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from dicomnode_memory.database import MemoryDatabase
+from dicomnode_memory.storage import MemoryStorage
+
+from dicomnode.model.entry import Entry, Policy
+from dicomnode.model.instance import Fragments
+from dicomnode.services.fsck import Fsck
+
+
+def _entry(key: str, data: bytes) -> Entry:
+    return Entry(
+        tenant="default",
+        patient_id="P",
+        study_uid="1.2",
+        series_uid="1.3",
+        sop_uid=key,
+        sop_class_uid="1.4",
+        transfer_syntax_uid="1.2.840.10008.1.2",
+        key=key,
+        size=len(data),
+        data_set_offset=2,
+        sha256=hashlib.sha256(data[2:]).hexdigest(),
+        number_of_frames=1,
+        received="2026-01-02T03:04:05.678+00:00",
+        fragments=Fragments(),
+        columns={"StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.3", "SOPInstanceUID": key},
+    )
+
+
+async def test_each_difference_is_named(tmp_path: Path) -> None:
+    storage = MemoryStorage(MemoryStorage.Options(), tmp_path)
+    database = MemoryDatabase(MemoryDatabase.Options(), tmp_path)
+    held = {
+        "d/s/e/whole": b"..whole",
+        "d/s/e/short": b"..short",
+        "d/s/e/flipped": b"..flipped",
+        "d/s/e/lost": b"..lost",
+    }
+    await database.index([_entry(key, data) for key, data in held.items()], Policy.KEEP_FIRST)
+    for key, data in (held | {"d/s/e/short": b"..sh", "d/s/e/flipped": b"..flopped", "d/s/e/extra": b"?"}).items():
+        if key != "d/s/e/lost":
+            await storage.put(key, (data,))
+    fsck = Fsck(storage, database)
+    quick, thorough = await fsck.run(digests=False), await fsck.run(digests=True)
+    assert (quick.missing, quick.damaged, quick.unknown) == (("d/s/e/lost",), ("d/s/e/short",), ("d/s/e/extra",))
+    assert set(thorough.damaged) == {"d/s/e/short", "d/s/e/flipped"}
+    assert thorough.objects == 4
+    assert not thorough.sound
+
+
+async def test_nothing_is_sound(tmp_path: Path) -> None:
+    storage = MemoryStorage(MemoryStorage.Options(), tmp_path)
+    database = MemoryDatabase(MemoryDatabase.Options(), tmp_path)
+    assert (await Fsck(storage, database).run(digests=True)).sound

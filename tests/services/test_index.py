@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from dicomnode.dicom.header import read_header
+from dicomnode_memory.database import MemoryDatabase
+from dicomnode_memory.storage import MemoryStorage
+from pydicom.uid import ExplicitVRLittleEndian
+
+from dicomnode.model.entry import Fate, Policy
+from dicomnode.model.instance import Arrival, Door
+from dicomnode.model.messages import DicomObjectMeta, object_meta
+from dicomnode.services.index import Index, Received
+from tests.corpus import data_set_of, make, part10
+
+ARRIVAL = Arrival("default", Door.STOW, str(ExplicitVRLittleEndian))
+
+
+def _meta(data_set: bytes, key: str) -> DicomObjectMeta:
+    header = read_header(data_set, ExplicitVRLittleEndian)
+    assert header is not None
+    return object_meta(ARRIVAL, header, key, 0, len(data_set), hashlib.sha256(data_set).hexdigest())
+
+
+class House:
+    def __init__(self, tmp_path: Path, policy: Policy = Policy.KEEP_FIRST) -> None:
+        self.storage = MemoryStorage(MemoryStorage.Options(), tmp_path)
+        self.database = MemoryDatabase(MemoryDatabase.Options(), tmp_path)
+        self.index = Index(self.database, self.storage, policy)
+
+    async def kept(self, data_set: bytes, key: str) -> Received:
+        await self.storage.put(key, (data_set,))
+        return Received(_meta(data_set, key))
+
+    async def keys(self) -> set[str]:
+        return {stored.key async for stored in self.storage.list()}
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+async def test_indexed_once_however_often_delivered(house: House) -> None:
+    received = await house.kept(data_set_of(part10(make())), "a/1.dcm")
+    assert await house.index.take_in([received]) == [Fate.NEW]
+    assert await house.index.take_in([received, received]) == [Fate.AGAIN, Fate.AGAIN]
+    assert (await house.database.counts()).instances == 1
+    assert await house.keys() == {"a/1.dcm"}
+
+
+async def test_an_equal_duplicate_loses_its_file_and_only_that(house: House) -> None:
+    data_set = data_set_of(part10(make()))
+    first, second = await house.kept(data_set, "a/1.dcm"), await house.kept(data_set, "a/2.dcm")
+    assert await house.index.take_in([first, second]) == [Fate.NEW, Fate.DUPLICATE]
+    assert await house.keys() == {"a/1.dcm"}
+    assert await house.index.take_in([second]) == [Fate.DUPLICATE]
+    assert await house.keys() == {"a/1.dcm"}
+
+
+async def test_one_message_twice_in_a_batch_keeps_the_file(house: House) -> None:
+    received = await house.kept(data_set_of(part10(make())), "a/1.dcm")
+    assert await house.index.take_in([received, received]) == [Fate.NEW, Fate.AGAIN]
+    assert await house.keys() == {"a/1.dcm"}
+
+
+async def test_a_different_one_is_kept_beside(house: House) -> None:
+    ds = make()
+    first = await house.kept(data_set_of(part10(ds)), "a/1.dcm")
+    ds.ImageComments = "another"
+    second = await house.kept(data_set_of(part10(ds)), "a/2.dcm")
+    assert await house.index.take_in([first, second]) == [Fate.NEW, Fate.ASIDE]
+    assert await house.keys() == {"a/1.dcm", "a/2.dcm"}
+    (location,) = await house.database.locate("default", ds.StudyInstanceUID)
+    assert location.key == "a/1.dcm"
+
+
+@pytest.mark.parametrize("left", [b"", b"half"])
+async def test_what_a_crash_cut_short_is_dropped(left: bytes, house: House) -> None:
+    data_set = data_set_of(part10(make()))
+    await house.storage.put("a/1.dcm", (left,))
+    whole = await house.kept(data_set_of(part10(make())), "a/2.dcm")
+    suspects = [Received(_meta(data_set, "a/1.dcm"), suspect=True), Received(whole.meta, suspect=True)]
+    assert await house.index.take_in(suspects) == [None, Fate.NEW]
+    assert (await house.database.counts()).instances == 1
+
+
+async def test_right_length_and_wrong_bytes_is_dropped_too(house: House) -> None:
+    data_set = data_set_of(part10(make()))
+    await house.storage.put("a/1.dcm", (bytes(len(data_set)),))
+    assert await house.index.take_in([Received(_meta(data_set, "a/1.dcm"), suspect=True)]) == [None]
+
+
+async def test_what_is_not_there_at_all_is_dropped(house: House) -> None:
+    data_set = data_set_of(part10(make()))
+    assert await house.index.take_in([Received(_meta(data_set, "a/1.dcm"), suspect=True)]) == [None]
+    assert (await house.database.counts()).instances == 0
