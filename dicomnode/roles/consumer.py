@@ -1,0 +1,50 @@
+"""The role that indexes what the doors have taken in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from dicomnode.config import ConsumerTable
+from dicomnode.model.messages import STORAGE_QUEUE, dead_topic, decode_object_meta
+from dicomnode.ports.broker import Broker, Delivery
+from dicomnode.roles.worker import Pace, Worker
+from dicomnode.services.index import Index, Received
+
+GROUP = "consumer"
+
+
+class Consumer:
+    """Read `storage_queue`, index."""
+
+    name = "consumer"
+    address = ""
+
+    def __init__(self, table: ConsumerTable, broker: Broker, index: Index) -> None:
+        self._pace = Pace(table.batch, table.linger_s, table.attempts)
+        self._broker = broker
+        self._index = index
+        self._worker: Worker | None = None
+
+    async def __aenter__(self) -> Self:
+        subscription = await self._broker.subscribe(STORAGE_QUEUE, GROUP)
+        # A broker may drop what nobody reads; what was given up must wait for a human.
+        await self._broker.subscribe(dead_topic(STORAGE_QUEUE), "operator")
+        self._worker = Worker(self._broker, subscription, self._take_in, self._pace)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._worker = None
+
+    async def run(self) -> None:
+        """Index until cancelled."""
+        assert self._worker is not None, "enter the role before running it"
+        await self._worker.run()
+
+    async def _take_in(self, deliveries: Sequence[Delivery]) -> None:
+        await self._index.take_in(
+            [Received(decode_object_meta(delivery.message.body), delivery.redelivered) for delivery in deliveries]
+        )

@@ -1,0 +1,124 @@
+"""The web door as a role: bound when entered, serving while it runs, drained when left."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+
+from dicomnode import log
+from dicomnode.config import ServerTable
+from dicomnode.errors import ConfigError
+from dicomnode.ports.plugin import Plugin
+from dicomnode.roles.server.call import Services
+from dicomnode.roles.server.door import Door
+from dicomnode.services.describe import Describe
+from dicomnode.services.find import Find
+from dicomnode.services.ingest import Ingest
+from dicomnode.services.retrieve import Retrieve
+
+_LOG = log.get("server")
+# How long to read on when a body was refused, so that its sender comes to see the answer.
+_LINGER_S = 3.0
+_READ_BUFFER = 1024 * 1024
+_LONGEST_LINE = 64 * 1024
+_LONGEST_FIELD = 16 * 1024
+
+
+class Server:
+    """The web door. `tenant` is that of requests which name none; `backends` are pinged, by the name of their port."""
+
+    name = "server"
+
+    def __init__(  # noqa: PLR0913 -- one for each room that the door opens onto
+        self,
+        table: ServerTable,
+        tenant: str,
+        *,
+        ingest: Ingest,
+        find: Find,
+        retrieve: Retrieve,
+        describe: Describe,
+        backends: Mapping[str, Plugin],
+    ) -> None:
+        self._table = table
+        self._door = Door(table, tenant, Services(find, retrieve, describe, ingest, backends))
+        self._silent: dict[asyncio.Protocol, float] = {}
+        self._http: web.Server | None = None
+        self._listening: asyncio.Server | None = None
+
+    @property
+    def address(self) -> str:
+        """Where the door is, as a URL; the port is the real one once entered."""
+        port = self._table.port
+        if self._listening is not None:
+            port = self._listening.sockets[0].getsockname()[1]
+        host = f"[{self._table.host}]" if ":" in self._table.host else self._table.host
+        return f"http://{host}:{port}"
+
+    async def __aenter__(self) -> Self:
+        self._http = web.Server(
+            self._handle,
+            access_log=None,
+            keepalive_timeout=self._table.limits.idle_s,
+            lingering_time=_LINGER_S,
+            read_bufsize=_READ_BUFFER,
+            max_line_size=_LONGEST_LINE,
+            max_field_size=_LONGEST_FIELD,
+        )
+        try:
+            self._listening = await asyncio.get_running_loop().create_server(
+                self._protocol, self._table.host, self._table.port, backlog=1024
+            )
+        except OSError as error:
+            raise _unbindable(self._table, error) from error
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._listening is not None
+        assert self._http is not None
+        self._listening.close()
+        self._http.pre_shutdown()  # hangs up on connections that wait for a next request
+        await self._http.shutdown(self._table.limits.drain_s)
+
+    async def run(self) -> None:
+        """Serve until cancelled, and hang up on whoever connects and asks nothing."""
+        while True:
+            await asyncio.sleep(min(self._table.limits.idle_s, 10.0))
+            self.hang_up(time.monotonic() - self._table.limits.idle_s)
+
+    def hang_up(self, before: float) -> None:
+        """Close the connections made before that moment (of the monotonic clock) whose first request has not come."""
+        for protocol, since in list(self._silent.items()):
+            transport = getattr(protocol, "transport", None)
+            if transport is None:
+                del self._silent[protocol]
+            elif since < before:
+                del self._silent[protocol]
+                transport.abort()
+                _LOG.warning("connection.cut", reason="no request came")
+
+    def _protocol(self) -> asyncio.Protocol:
+        assert self._http is not None
+        protocol: asyncio.Protocol = self._http()
+        self._silent[protocol] = time.monotonic()
+        return protocol
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._silent.pop(request.protocol, None)
+        return await self._door.handle(request)
+
+
+def _unbindable(table: ServerTable, error: OSError) -> ConfigError:
+    if error.errno == errno.EADDRINUSE:
+        return ConfigError("server.port", f"{table.port} is in use", "set server.port to a free one, or 0 for any")
+    if error.errno == errno.EACCES:
+        return ConfigError("server.port", f"{table.port} may not be bound by this user", "use a port above 1023")
+    return ConfigError("server.host", f"{table.host} cannot be bound: {error.strerror}")
