@@ -1,0 +1,53 @@
+"""What the node is to reach with default settings, and whether it did."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bench.figures import Taken, ratio
+from bench.measurements import store_row
+
+
+class Target(msgspec.Struct, frozen=True):
+    """In `row` the node is to be at least `wanted` times as good as `against`, in every place of `places`."""
+
+    row: str
+    against: str
+    wanted: float
+    places: tuple[str, ...] = ("tmpfs", "disk")
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """A target in one place with the ratio measured; None where it was not."""
+
+    target: Target
+    where: str
+    measured: float | None
+
+    @property
+    def met(self) -> bool:
+        """Whether the target was reached."""
+        return self.measured is not None and self.measured >= self.target.wanted
+
+
+TARGETS = (
+    Target(store_row("512 KB", 1), "orthanc", 2),
+    Target(store_row("12 KB", 1), "orthanc", 3),
+    Target(store_row("512 KB", 1), "dcmtk", 0.8, ("tmpfs",)),
+    Target(store_row("12 KB", 1), "dcmtk", 1.1, ("tmpfs",)),
+    Target("C-STORE 12 KB, sender without TCP_NODELAY", "orthanc", 30),
+    Target(store_row("512 KB", 8), "bare", 0.7, ("disk",)),
+    *(Target(f"STOW {size}, {each} a request", "orthanc", 3) for size in ("512 KB", "12 KB") for each in (1, 50)),
+    Target("WADO frames 512 KB, 4 connections", "orthanc", 5),
+)
+
+
+def verdicts(taken: list[Taken], places: list[str]) -> list[Verdict]:
+    """Return a verdict for each target and each of `places` that it is for, in the table's order."""
+    found = []
+    for target in TARGETS:
+        for where in places:
+            if where in target.places:
+                here = [one for one in taken if one.where == where]
+                found.append(Verdict(target, where, ratio(here, target.row, target.against)))
+    return found
