@@ -1,0 +1,59 @@
+"""The documentation is true: what it shows runs, what it names exists, what exists is named."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from dicomnode import plug
+from dicomnode.cli.main import COMMANDS
+from dicomnode.config import PluginTable
+from dicomnode.node import PORTS
+from dicomnode.ports.cache import Cache
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+async def test_the_example_plugin_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "plugins.md").read_text(), re.DOTALL)
+    assert code
+    (tmp_path / "acme_cache.py").write_text(code[1])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        made: Cache = plug.make(
+            "cache", Cache, PluginTable("acme_cache:FolderCache", {"folder": str(tmp_path / "c")}), tmp_path
+        )
+        async with made as cache:
+            await cache.ping()
+            await cache.put("k", b"value", 60)
+            assert await cache.get("k") == b"value"
+            await cache.forget("k")
+            assert await cache.get("k") is None
+    finally:
+        sys.modules.pop("acme_cache", None)
+
+
+def test_every_port_is_in_the_plugin_page() -> None:
+    page = (ROOT / "docs" / "plugins.md").read_text()
+    assert all(f"`{port}`" in page for port in PORTS)
+
+
+def test_every_command_is_told_in_the_changelog_or_readme() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    assert [name for name in COMMANDS if not re.search(rf"`(dicomnode )?{name}`|dicomnode {name}\b", text)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text())
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_promises_name_tests_that_exist() -> None:
+    named = re.findall(r"`(tests/[^`]+)`", (ROOT / "docs" / "architecture.md").read_text())
+    assert len(named) > 8
+    assert [path for path in named if not (ROOT / path).exists()] == []
