@@ -229,13 +229,13 @@ def _parse_name(_attribute: Attribute, _form: Form, text: str, fuzzy: bool) -> M
 
 def _parse_range(attribute: Attribute, form: Form, text: str, _fuzzy: bool) -> Match | None:
     low, dash, high = (part.strip(_PADDING) for part in text.partition("-"))
-    if not dash:
-        return OneOf((normalise(form, text),)) if text.strip("*") else None
+    if not text.strip("*-"):
+        return None
     pattern = _DATE if form is Form.DATE else _TIME
     if any(end and not pattern.fullmatch(end) for end in (low, high)):
         raise BadRequest(f"{attribute.keyword}: this is no {form.value} and no range of {form.value}s")
-    if not low and not high:
-        return None
+    if not dash:
+        return OneOf((normalise(form, text),))
     return Range(normalise(form, low), (_date if form is Form.DATE else _last_of_time)(high))
 
 

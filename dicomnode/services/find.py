@@ -103,6 +103,13 @@ class Find:
                 break
         return Answer(tuple(rows[:most]), selection, len(rows) > most, tuple(plan.unmatched))
 
+    async def count(self, question: Question) -> int:
+        """Return how many entities fit, whatever `limit` and `offset` say. Raises: as `search`."""
+        plan = await self._plan(question)
+        if any(isinstance(match, OneOf) and not match.values for match in plan.matches.values()):
+            return 0
+        return len([None async for _ in self._rows(question, plan, 0, MOST_SCANNED + 1)])
+
     async def _plan(self, question: Question) -> _Plan:
         if question.offset < 0 or (question.limit is not None and question.limit < 0):
             raise BadRequest("limit and offset must not be negative")

@@ -98,6 +98,7 @@ def test_each_of_several_names_is_a_group_that_may_fit() -> None:
         ("StudyDate", "20260102-", Range("20260102", "")),
         ("StudyDate", "-20260102", Range("", "20260102")),
         ("StudyDate", "-", None),
+        ("StudyDate", "*", None),
         ("StudyTime", "10-11", Range("100000.000000", "115959.999999")),
         ("SeriesNumber", "03", OneOf(("3",))),
         ("SeriesNumber", "1?", OneOf(("1?",))),
@@ -124,6 +125,8 @@ def test_fuzzy_names_are_words(text: str, match: object) -> None:
 @pytest.mark.parametrize(
     ("keyword", "text"),
     [
+        ("StudyDate", "secret"),
+        ("StudyDate", "2026*"),
         ("StudyDate", "secret-20260102"),
         ("StudyDate", "2026-01-02"),
         ("StudyTime", "1-secret"),

@@ -126,6 +126,13 @@ async def test_what_is_not_indexed_is_told(rooms: Rooms) -> None:
     assert len(answer.found) == 1
 
 
+async def test_counts_know_no_limit(rooms: Rooms) -> None:
+    await fill(rooms, 7, 2)
+    assert await rooms.find.count(ask(Level.STUDY, limit=1, offset=3)) == 7
+    assert await rooms.find.count(ask(Level.INSTANCE, ("Manufacturer", "M1"))) == 7
+    assert await rooms.find.count(ask(Level.STUDY, ("SOPInstanceUID", "9"))) == 0
+
+
 async def test_patients(rooms: Rooms) -> None:
     await fill(rooms, 2)
     answer = await rooms.find.search(ask(Level.PATIENT, ("PatientName", "doe*")))
