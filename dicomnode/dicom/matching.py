@@ -112,6 +112,9 @@ def _decoder(level: Level) -> Callable[[str], Any]:
 
 
 _DECODERS = {level: _decoder(level) for level in Level}
+_WANTED = {
+    level: tuple((a.keyword, a.form, _NORMALISERS[a.form]) for a in searched_at(level) if a.form) for level in Level
+}
 
 
 def columns(fragments: Fragments) -> dict[str, str]:
@@ -130,12 +133,14 @@ def columns(fragments: Fragments) -> dict[str, str]:
 def _columns(level: Level, fragment: str) -> dict[str, str]:
     elements = _DECODERS[level](fragment)
     found = {}
-    for attribute in searched_at(level):
-        element = getattr(elements, attribute.keyword)
+    for keyword, form, normal in _WANTED[level]:
+        element = getattr(elements, keyword)
         if element is not None and element.Value:
-            text = column(attribute.form or Form.EXACT, element.Value)
+            values = element.Value
+            plain = len(values) == 1 and form is not Form.NAME and isinstance(values[0], str)
+            text = normal(values[0]) if plain else column(form, values)
             if text:
-                found[attribute.keyword] = text
+                found[keyword] = text
     return found
 
 

@@ -169,6 +169,9 @@ BY_TAG: dict[str, Attribute] = {attribute.tag: attribute for attribute in INDEXE
 BY_KEYWORD: dict[str, Attribute] = {attribute.keyword: attribute for attribute in INDEXED}
 
 
+_SEARCHED_AT = {level: tuple(attribute for attribute in SEARCHED if attribute.level == level) for level in Level}
+
+
 def searched_at(level: Level) -> tuple[Attribute, ...]:
     """Return the searched attributes that belong to `level` itself, in the order of the tables above."""
-    return tuple(attribute for attribute in SEARCHED if attribute.level == level)
+    return _SEARCHED_AT[level]

@@ -19,6 +19,33 @@ IMAGE_QUEUE = "dicom_image_queue"
 ACCESS_QUEUE = "webapi_access_queue"
 
 
+_NOTHING = msgspec.Raw(b"{}")
+
+
+class Attributes(msgspec.Struct, frozen=True):
+    """`Fragments` within a message: JSON as it stands, neither quoted nor read on the way."""
+
+    patient: msgspec.Raw = _NOTHING
+    study: msgspec.Raw = _NOTHING
+    series: msgspec.Raw = _NOTHING
+    instance: msgspec.Raw = _NOTHING
+
+    @classmethod
+    def of(cls, fragments: Fragments) -> Attributes:
+        """Return `fragments` for a message."""
+        raw = msgspec.Raw
+        return cls(raw(fragments.patient), raw(fragments.study), raw(fragments.series), raw(fragments.instance))
+
+    def fragments(self) -> Fragments:
+        """Return what the message says, as text."""
+        return Fragments(
+            str(self.patient, "utf-8"),
+            str(self.study, "utf-8"),
+            str(self.series, "utf-8"),
+            str(self.instance, "utf-8"),
+        )
+
+
 class DicomObjectMeta(msgspec.Struct, frozen=True, omit_defaults=True):
     """One received object, also one that repeats an earlier one. Topics `storage_queue` and `log_queue`.
 
@@ -47,7 +74,7 @@ class DicomObjectMeta(msgspec.Struct, frozen=True, omit_defaults=True):
     transfer_status: str = "NoNeedTransfer"
     source_ip: str = ""
     source_ae: str = ""
-    attributes: Fragments = Fragments()
+    attributes: Attributes = Attributes()
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -60,6 +87,11 @@ class DeadLetter(msgspec.Struct, frozen=True):
     attempts: int
     first_time: str
     last_time: str
+
+
+def utc_now() -> str:
+    """Return the time in UTC as RFC 3339 has it, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def object_meta(arrival: Arrival, header: Header, key: str, offset: int, length: int, sha256: str) -> DicomObjectMeta:
@@ -79,12 +111,12 @@ def object_meta(arrival: Arrival, header: Header, key: str, offset: int, length:
         sha256=sha256,
         transfer_syntax_uid=arrival.transfer_syntax_uid,
         number_of_frames=header.number_of_frames,
-        created_time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        created_time=utc_now(),
         accession_number=header.accession_number,
         study_date=header.study_date,
         source_ip=arrival.source_ip,
         source_ae=arrival.source_aet,
-        attributes=header.fragments,
+        attributes=Attributes.of(header.fragments),
     )
 
 

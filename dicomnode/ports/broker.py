@@ -19,7 +19,7 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """A message on its way to a worker; `position` rises within a topic, `redelivered`: it may have been seen before."""
+    """A message on its way to a worker; `position` rises within a topic; `redelivered`: it may have come before."""
 
     message: Message
     position: int

@@ -3,12 +3,16 @@
 A call that was handed in is always carried out. Cancelling who waits for it lets it end first: the cancellation arrives
 after it, so that buffers are the caller's again and what was made can be taken back. Results are handed to the loop
 many at a time, because waking it is a good part of what a short call costs.
+
+Where calls of one kind have lately been quicker than waking a thread is (a fast disk, a file system in memory), they
+are made on the loop itself; `Quickness` watches that this stays true.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
@@ -27,6 +31,37 @@ class Call(asyncio.Future[T]):
         """Note that the result is not wanted; asyncio then cancels the waiting task once the call has ended."""
         self.dropped = True
         return False
+
+
+class Quickness:
+    """Whether calls of one kind have lately been quick enough to be made on the loop: `below_s` on average.
+
+    A call that takes long weighs as much as it took, so that a disk that begins to stall is left to the threads from
+    its first stall on, and has to prove itself anew. Zero means never.
+    """
+
+    __slots__ = ("_below_s", "_mean_s")
+
+    def __init__(self, below_s: float) -> None:
+        self._below_s = below_s
+        self._mean_s = 2 * below_s
+
+    def took(self, seconds: float) -> None:
+        """Take one more call into account."""
+        self._mean_s += (seconds - self._mean_s) / 16
+
+    @property
+    def now(self) -> bool:
+        """Tell whether the next call should be made on the loop."""
+        return self._mean_s < self._below_s
+
+    def timed(self, function: Callable[[Unpack[Args]], T], *args: *Args) -> T:
+        """Return `function(*args)`, and take into account how long that took."""
+        started = time.perf_counter()
+        try:
+            return function(*args)
+        finally:
+            self.took(time.perf_counter() - started)
 
 
 class _Results:
@@ -81,6 +116,17 @@ class Threads:
         self._waiting.put((call, function, args))
         return call
 
+    def run_quickly(self, quickness: Quickness, function: Callable[[Unpack[Args]], T], *args: *Args) -> Call[T]:
+        """Have `function(*args)` called: on the loop, at once, where such calls are quick; else as `run`."""
+        if not quickness.now:
+            return self.run(quickness.timed, function, *args)
+        call: Call[T] = Call(loop=self._loop)
+        try:
+            call.set_result(quickness.timed(function, *args))
+        except Exception as error:  # noqa: BLE001 -- it is the caller's, who awaits it
+            call.set_exception(error)
+        return call
+
     async def close(self) -> None:
         """Let what was handed in end, and the threads with it."""
         for _ in self._threads:
@@ -110,6 +156,9 @@ class Gatherer:
 
     def __init__(self, work: Callable[[list[Any]], Sequence[object]], name: str) -> None:
         self._function = work
+        self._handed_in = 0
+        self._carried_out = 0
+        self._last_s = 0.0
         self._waiting: SimpleQueue[tuple[Call[Any], Any] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
@@ -122,7 +171,35 @@ class Gatherer:
     def put(self, item: object) -> Call[Any]:
         """Hand in `item`; await what is returned for its result."""
         call: Call[Any] = Call(loop=self._loop)
+        self._handed_in += 1
         self._waiting.put((call, item))
+        return call
+
+    def put_quickly(self, quickness: Quickness, item: object) -> Call[Any]:
+        """Hand in `item`: worked on before this returns where that is quick and nothing is before it; else as `put`."""
+        if not quickness.now or self.is_busy:
+            return self._measured(quickness, self.put(item))
+        call: Call[Any] = Call(loop=self._loop)
+        try:
+            result = quickness.timed(self._function, [item])[0]
+        except Exception as error:  # noqa: BLE001 -- it is the caller's, who awaits it
+            result = error
+        if isinstance(result, BaseException):
+            call.set_exception(result)
+        else:
+            call.set_result(result)
+        return call
+
+    @property
+    def is_busy(self) -> bool:
+        """Tell whether anything that was handed in is still to be worked on."""
+        return self._carried_out != self._handed_in
+
+    def _measured(self, quickness: Quickness, call: Call[Any]) -> Call[Any]:
+        """Take into account how long the thread last worked: whoever hands in now learns of those before."""
+        if self._last_s:
+            quickness.took(self._last_s)
+            self._last_s = 0.0
         return call
 
     async def close(self) -> None:
@@ -150,12 +227,15 @@ class Gatherer:
         return work, False
 
     def _carry_out(self, work: list[tuple[Call[Any], Any]]) -> None:
+        started = time.perf_counter()
         try:
             results = self._function([item for _, item in work])
         except BaseException as error:  # noqa: BLE001 -- it is the callers', who await it
             self._results.hand_in([(call, None, error) for call, _ in work])
         else:
             self._results.hand_in([_ended(call, result) for (call, _), result in zip(work, results, strict=True)])
+        self._last_s = time.perf_counter() - started
+        self._carried_out += len(work)
 
 
 def _ended(call: Call[Any], result: object) -> tuple[Call[Any], object, BaseException | None]:

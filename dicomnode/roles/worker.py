@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 
 import msgspec
 
 from dicomnode import log, metrics
 from dicomnode.errors import Full, Unavailable
-from dicomnode.model.messages import DeadLetter, dead_topic, encode
+from dicomnode.model.messages import DeadLetter, dead_topic, encode, utc_now
 from dicomnode.ports.broker import Broker, Delivery, Message, Subscription
 
 _LOG = log.get("worker")
@@ -72,7 +71,7 @@ class Worker:
 
     async def _insist(self, delivery: Delivery, error: Exception) -> None:
         """Try a message again that failed once; lay it aside when it goes on failing."""
-        first = _now()
+        first = utc_now()
         for attempt in range(2, self._pace.attempts + 1):
             await asyncio.sleep(_FIRST_WAIT_S * 2 ** (attempt - 2))
             try:
@@ -92,14 +91,10 @@ class Worker:
             error=f"{type(error).__name__}: {error}",
             attempts=self._pace.attempts,
             first_time=first,
-            last_time=_now(),
+            last_time=utc_now(),
         )
         await self._patiently(
             lambda: self._broker.publish((Message(dead_topic(message.topic), message.key, encode(letter)),))
         )
         metrics.DEAD_LETTERS.labels(message.topic).inc()
         _LOG.error("message.dead", topic=message.topic, position=delivery.position, exc_info=error)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -80,6 +80,7 @@ class Index:
 
 
 def _entry(meta: DicomObjectMeta) -> Entry:
+    fragments = meta.attributes.fragments()
     return Entry(
         tenant=meta.tenant_id,
         patient_id=meta.patient_id,
@@ -94,6 +95,6 @@ def _entry(meta: DicomObjectMeta) -> Entry:
         sha256=meta.sha256,
         number_of_frames=meta.number_of_frames,
         received=meta.created_time,
-        fragments=meta.attributes,
-        columns=columns(meta.attributes),
+        fragments=fragments,
+        columns=columns(fragments),
     )

@@ -16,7 +16,7 @@ from typing import Literal, Self, TypeVar, TypeVarTuple, Unpack
 import msgspec
 
 from dicomnode.errors import ConfigError, Full, PluginError, Unavailable
-from dicomnode.ports.offload import Threads
+from dicomnode.ports.offload import Quickness, Threads
 from dicomnode.ports.storage import Buffer, LocalPath, Storage, StoredObject, check_key, check_prefix
 from dicomnode_files.directories import Directories, Open
 from dicomnode_files.reading import Reader, walk
@@ -27,6 +27,7 @@ Args = TypeVarTuple("Args")
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _BATCH = 1000
+_SMALL_BYTES = 64 * 1024
 _NAME = "files"
 
 
@@ -34,12 +35,14 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`root`: the folder (default `<data_dir>/storage`). `fsync`: whether a put waits for the disk.
 
     `threads`: how many calls may wait for the disk at once. `reserve_bytes`: with less free space puts are refused.
+    `loop_below_us`: small objects are written without a thread while that takes fewer microseconds; 0: never.
     """
 
     root: str = ""
     fsync: Literal["always", "never"] = "always"
     threads: int = 8
     reserve_bytes: int = 256 * 1024 * 1024
+    loop_below_us: int = 150
 
 
 class FileStorage(Storage, LocalPath):
@@ -52,6 +55,7 @@ class FileStorage(Storage, LocalPath):
         self._options = options
         self._root = Path(options.root) if options.root else data_dir / "storage"
         self._threads = Threads(max(1, options.threads), "files")
+        self._quickness = Quickness(options.loop_below_us / 1e6)
 
     async def __aenter__(self) -> Self:
         try:
@@ -108,7 +112,10 @@ class FileStorage(Storage, LocalPath):
         return size
 
     async def _put_whole(self, key: str, head: Sequence[Buffer]) -> int:
-        call = self._threads.run(self._write_whole, key, head)
+        if sum(map(len, head)) <= _SMALL_BYTES:
+            call = self._threads.run_quickly(self._quickness, self._write_whole, key, head)
+        else:
+            call = self._threads.run(self._write_whole, key, head)
         try:
             return await call
         except OSError as error:

@@ -14,7 +14,7 @@ import msgspec
 
 from dicomnode.errors import PluginError, Unavailable
 from dicomnode.ports.broker import Barrier, Broker, Delivery, Lag, Message, Overlap, Subscription
-from dicomnode.ports.offload import Gatherer
+from dicomnode.ports.offload import Gatherer, Quickness
 from dicomnode_sqlite.journal import SHIFT, Group, Insert, Journal, Order, Read, Register, Row, Topic, Waiting, Withdraw
 from dicomnode_sqlite.subscription import SqliteSubscription
 
@@ -22,10 +22,14 @@ T = TypeVar("T")
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`path`: the file (default `<data_dir>/broker.sqlite`). `fsync`: whether publishing waits for the disk."""
+    """`path`: the file (default `<data_dir>/broker.sqlite`). `fsync`: whether publishing waits for the disk.
+
+    `loop_below_us`: publishing goes without a thread while that takes fewer microseconds; 0: never.
+    """
 
     path: str = ""
     fsync: Literal["always", "never"] = "always"
+    loop_below_us: int = 150
 
 
 class _Topic:
@@ -54,6 +58,7 @@ class SqliteBroker(Broker, Overlap, Barrier):
         path = Path(options.path) if options.path else data_dir / "broker.sqlite"
         self._journal = Journal(path, options.fsync)
         self._writer = Gatherer(self._journal.carry_out, "broker")
+        self._quickness = Quickness(options.loop_below_us / 1e6)
         self._topics: dict[str, _Topic] = {}
         self._subscribing = asyncio.Lock()
         self._closed = True
@@ -116,7 +121,7 @@ class SqliteBroker(Broker, Overlap, Barrier):
         return kept, rows
 
     async def _publish(self, kept: _Kept, rows: list[Row], effect: Awaitable[object] | None) -> None:
-        inserted = self._writer.put(Insert(rows))
+        inserted = self._writer.put_quickly(self._quickness, Insert(rows))
         try:
             if effect is not None:
                 await effect

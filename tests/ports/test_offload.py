@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from dicomnode.ports.offload import Gatherer, Threads
+from dicomnode.ports.offload import Gatherer, Quickness, Threads
 
 
 class Buffer(bytearray):
@@ -146,3 +146,90 @@ async def test_a_gatherer_gives_each_its_own_error_or_all_the_same() -> None:
     last = gatherer.put("good")
     await gatherer.close()
     assert last.result() == "good"
+
+
+def quick() -> Quickness:
+    quickness = Quickness(0.01)
+    for _ in range(100):
+        quickness.took(0.0)
+    return quickness
+
+
+def test_quickness_must_be_proved_and_is_lost_with_one_stall() -> None:
+    quickness = Quickness(0.000_1)
+    assert not quickness.now
+    for _ in range(50):
+        quickness.took(0.000_05)
+    assert quickness.now
+    quickness.took(0.005)
+    assert not quickness.now
+    for _ in range(100):
+        quickness.took(0.000_05)
+    assert quickness.now
+
+
+def test_zero_is_never_quick() -> None:
+    quickness = Quickness(0.0)
+    for _ in range(1000):
+        quickness.took(0.0)
+    assert not quickness.now
+
+
+async def test_quick_calls_are_made_on_the_loop_and_others_are_not() -> None:
+    threads = Threads(1, "t")
+    threads.start()
+    here = threading.get_ident()
+    assert await threads.run_quickly(Quickness(0.01), threading.get_ident) != here
+    assert await threads.run_quickly(quick(), threading.get_ident) == here
+    await threads.close()
+
+
+async def test_calls_in_threads_prove_quickness_too() -> None:
+    threads, quickness = Threads(1, "t"), Quickness(1.0)
+    threads.start()
+    idents = [await threads.run_quickly(quickness, threading.get_ident) for _ in range(40)]
+    assert idents[0] != threading.get_ident()
+    assert idents[-1] == threading.get_ident()
+    await threads.close()
+
+
+async def test_an_error_of_a_quick_call_is_raised_to_the_caller() -> None:
+    threads = Threads(1, "t")
+    threads.start()
+    call = threads.run_quickly(quick(), divmod, 1, 0)
+    with pytest.raises(ZeroDivisionError):
+        await call
+    await threads.close()
+
+
+async def test_a_quick_item_never_overtakes_one_that_waits() -> None:
+    leave, order = threading.Event(), list[tuple[object, int]]()
+
+    def work(items: list[object]) -> Sequence[object]:
+        if "slow" in items:
+            leave.wait(30)
+        order.extend((item, threading.get_ident()) for item in items)
+        return [None] * len(items)
+
+    gatherer = Gatherer(work, "g")
+    gatherer.start()
+    first, second = gatherer.put("slow"), gatherer.put_quickly(quick(), "behind")
+    leave.set()
+    await asyncio.gather(first, second)
+    while gatherer.is_busy:
+        await asyncio.sleep(0)
+    await gatherer.put_quickly(quick(), "alone")
+    assert [item for item, _ in order] == ["slow", "behind", "alone"]
+    assert order[1][1] != threading.get_ident()
+    assert order[2][1] == threading.get_ident()
+    await gatherer.close()
+
+
+async def test_an_error_among_quick_items_is_raised_to_who_awaits_it() -> None:
+    gatherer = Gatherer(lambda items: [ValueError("no") if item else None for item in items], "g")
+    gatherer.start()
+    bad, good = gatherer.put_quickly(quick(), 1), gatherer.put_quickly(quick(), 0)
+    with pytest.raises(ValueError, match="no"):
+        await bad
+    assert await good is None
+    await gatherer.close()
