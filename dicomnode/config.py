@@ -117,11 +117,12 @@ class IngestTable(Table, frozen=True):
 
 
 class ConsumerTable(Table, frozen=True):
-    """How received objects are indexed. `linger_s` in seconds."""
+    """How received objects are indexed. Times in seconds."""
 
     batch: int = 500
     linger_s: float = 0.1
     attempts: int = 5
+    catch_up_s: float = 5.0
 
 
 class PluginTable(Table, frozen=True):

@@ -29,6 +29,7 @@ from dicomnode.roles.consumer import Consumer
 from dicomnode.roles.role import Role
 from dicomnode.roles.server.role import Server
 from dicomnode.roles.storescp.role import StoreScp
+from dicomnode.services.catch_up import CatchUp
 from dicomnode.services.describe import Describe
 from dicomnode.services.find import Find
 from dicomnode.services.index import Index
@@ -154,8 +155,9 @@ class Node:
 
     def _barrier(self, backends: Backends) -> Barrier | None:
         """Return what lets a query wait for the index, where the index is made in this process."""
-        here = isinstance(backends.broker, Barrier) and "consumer" in self._chosen
-        return backends.broker if here else None  # type: ignore[return-value]
+        if isinstance(backends.broker, Barrier) and "consumer" in self._chosen:
+            return CatchUp(backends.broker, self._config.consumer.catch_up_s)
+        return None
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

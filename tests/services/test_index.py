@@ -4,15 +4,15 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from dicomnode.dicom.header import read_header
-from dicomnode_memory.database import MemoryDatabase
-from dicomnode_memory.storage import MemoryStorage
 from pydicom.uid import ExplicitVRLittleEndian
 
+from dicomnode.dicom.header import read_header
 from dicomnode.model.entry import Fate, Policy
 from dicomnode.model.instance import Arrival, Door
 from dicomnode.model.messages import DicomObjectMeta, object_meta
 from dicomnode.services.index import Index, Received
+from dicomnode_memory.database import MemoryDatabase
+from dicomnode_memory.storage import MemoryStorage
 from tests.corpus import data_set_of, make, part10
 
 ARRIVAL = Arrival("default", Door.STOW, str(ExplicitVRLittleEndian))

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from dicomnode_memory.broker import MemoryBroker
-from dicomnode_memory.storage import MemoryStorage
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicomnode.config import IngestTable
@@ -18,6 +16,8 @@ from dicomnode.model.instance import Arrival, Door
 from dicomnode.model.messages import STORAGE_QUEUE, DicomObjectMeta, decode_object_meta
 from dicomnode.ports.broker import Message, Subscription
 from dicomnode.services.ingest import Ingest
+from dicomnode_memory.broker import MemoryBroker
+from dicomnode_memory.storage import MemoryStorage
 from tests.corpus import data_set_of, make, part10
 
 ARRIVAL = Arrival("default", Door.STORESCP, str(ExplicitVRLittleEndian), source_aet="CT1", source_ip="192.0.2.7")

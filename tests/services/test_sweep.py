@@ -5,9 +5,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from dicomnode_memory.broker import MemoryBroker
-from dicomnode_memory.database import MemoryDatabase
-from dicomnode_memory.storage import MemoryStorage
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicomnode.config import IngestTable
@@ -18,6 +15,9 @@ from dicomnode.ports.broker import Subscription
 from dicomnode.services.index import Index, Received
 from dicomnode.services.ingest import Ingest
 from dicomnode.services.sweep import Sweep
+from dicomnode_memory.broker import MemoryBroker
+from dicomnode_memory.database import MemoryDatabase
+from dicomnode_memory.storage import MemoryStorage
 from tests.corpus import data_set_of, make, part10
 
 
@@ -69,7 +69,9 @@ async def test_a_lost_message_is_made_again_the_same(syntax: str, house: House) 
 
 async def test_what_is_indexed_is_left_alone(house: House) -> None:
     for _ in range(3):
-        await house.ingest.store(Arrival("default", Door.STOW, str(ExplicitVRLittleEndian)), data_set_of(part10(make())))
+        await house.ingest.store(
+            Arrival("default", Door.STOW, str(ExplicitVRLittleEndian)), data_set_of(part10(make()))
+        )
     await house.index_all()
     swept = await house.sweep.run()
     assert (swept.objects, swept.published, swept.incomplete) == (3, 0, ())
