@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from collections.abc import Callable
 
 import msgspec
 
-from dicomnode.errors import NotFound
 from dicomnode.model.query import Location
+from dicomnode.ports.audit import objects, sha256_of
 from dicomnode.ports.database import Database
 from dicomnode.ports.storage import Storage
-
-_CHUNK = 4 * 1024 * 1024
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -46,34 +42,17 @@ class Fsck:
 
         Changes nothing. `told` is called for each indexed object.
         """
-        objects, missing, damaged = 0, [], []
+        count, missing, damaged = 0, [], []
         async for location in self._database.keys():
-            objects += 1
+            count += 1
             told()
             size = await self._storage.size(location.key)
             if size is None:
                 missing.append(location.key)
-            elif size != location.size or (digests and await self._digest(location) != location.sha256):
+            elif size != location.size or (digests and not await self._is_as_received(location)):
                 damaged.append(location.key)
-        return Checked(objects, tuple(missing), tuple(damaged), await self._unknown())
+        unknown = [stored.key async for stored, is_known in objects(self._storage, self._database) if not is_known]
+        return Checked(count, tuple(missing), tuple(damaged), tuple(unknown))
 
-    async def _unknown(self) -> tuple[str, ...]:
-        """Return the keys of storage that the index lacks; it is asked a study at a time."""
-        folder, known, unknown = None, set[str](), []
-        async for stored in self._storage.list():
-            if (study := stored.key.rsplit("/", 2)[0]) != folder:
-                folder = study
-                known = {location.key async for location in self._database.keys(f"{study}/")}
-            if stored.key not in known:
-                unknown.append(stored.key)
-        return tuple(unknown)
-
-    async def _digest(self, location: Location) -> str:
-        digest, offset = hashlib.sha256(), location.data_set_offset
-        try:
-            while chunk := await self._storage.read(location.key, offset, _CHUNK):
-                await asyncio.to_thread(digest.update, chunk)
-                offset += len(chunk)
-        except NotFound:
-            return ""
-        return digest.hexdigest()
+    async def _is_as_received(self, location: Location) -> bool:
+        return await sha256_of(self._storage, location.key, location.data_set_offset) == location.sha256

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,14 +9,13 @@ import msgspec
 
 from dicomnode import log, metrics
 from dicomnode.dicom.matching import columns
-from dicomnode.errors import NotFound
 from dicomnode.model.entry import Entry, Fate, Policy
 from dicomnode.model.messages import DicomObjectMeta
+from dicomnode.ports.audit import sha256_of
 from dicomnode.ports.database import Database
 from dicomnode.ports.storage import Storage
 
 _LOG = log.get("index")
-_CHUNK = 4 * 1024 * 1024
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -59,7 +56,7 @@ class Index:
         """Tell whether the object is kept as the message says; what is not was never acknowledged to its sender."""
         whole = (
             await self._storage.size(meta.file_path) == meta.file_size
-            and await self._digest(meta.file_path, meta.data_set_offset) == meta.sha256
+            and await sha256_of(self._storage, meta.file_path, meta.data_set_offset) == meta.sha256
         )
         if not whole:
             _LOG.warning(
@@ -67,16 +64,6 @@ class Index:
             )
             metrics.INDEXED.labels("incomplete").inc()
         return whole
-
-    async def _digest(self, key: str, offset: int) -> str:
-        digest = hashlib.sha256()
-        try:
-            while chunk := await self._storage.read(key, offset, _CHUNK):
-                await asyncio.to_thread(digest.update, chunk)
-                offset += len(chunk)
-        except NotFound:
-            return ""
-        return digest.hexdigest()
 
 
 def _entry(meta: DicomObjectMeta) -> Entry:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import msgspec
 
@@ -17,6 +16,7 @@ from dicomnode.dicom.whole import HEADER, ends_whole
 from dicomnode.errors import BadInstance, NotFound
 from dicomnode.model.instance import Arrival, Door, Header
 from dicomnode.model.messages import STORAGE_QUEUE, encode, object_meta
+from dicomnode.ports.audit import objects, sha256_of
 from dicomnode.ports.broker import Broker, Message
 from dicomnode.ports.database import Database
 from dicomnode.ports.storage import Storage, StoredObject
@@ -49,9 +49,9 @@ class Sweep:
         Run it when nothing is being received: an object on its way in looks like one that was lost. Idempotent.
         `told` is called for each object.
         """
-        objects, published, incomplete = 0, 0, []
-        async for stored, is_known in self._objects():
-            objects += 1
+        count, published, incomplete = 0, 0, []
+        async for stored, is_known in objects(self._storage, self._database):
+            count += 1
             told()
             if is_known:
                 continue
@@ -62,23 +62,14 @@ class Sweep:
             else:
                 await self._broker.publish((message,))
                 published += 1
-        return Swept(objects, published, tuple(incomplete))
-
-    async def _objects(self) -> AsyncIterator[tuple[StoredObject, bool]]:
-        """Yield each object with whether it is indexed. The index is asked a study at a time."""
-        folder, known = None, set[str]()
-        async for stored in self._storage.list():
-            if (study := stored.key.rsplit("/", 2)[0]) != folder:
-                folder = study
-                known = {location.key async for location in self._database.keys(f"{study}/")}
-            yield stored, stored.key in known
+        return Swept(count, published, tuple(incomplete))
 
     async def _message(self, stored: StoredObject) -> Message | None:
         try:
             meta, header = await self._read_head(stored)
             if not await self._is_whole(stored, meta):
                 return None
-            digest = await self._digest(stored, meta.data_set_offset)
+            digest = await sha256_of(self._storage, stored.key, meta.data_set_offset)
         except (BadInstance, NotFound):
             return None
         tenant, offset = stored.key.split("/", 1)[0], meta.data_set_offset
@@ -125,10 +116,3 @@ class Sweep:
                 await asyncio.to_thread(stream.decompress, chunk, _CHUNK)
                 chunk = stream.unconsumed_tail
         return stream.eof
-
-    async def _digest(self, stored: StoredObject, offset: int) -> str:
-        digest = hashlib.sha256()
-        while chunk := await self._storage.read(stored.key, offset, _CHUNK):
-            await asyncio.to_thread(digest.update, chunk)
-            offset += len(chunk)
-        return digest.hexdigest()

@@ -56,6 +56,9 @@ def table(stow: Stow) -> tuple[Route, ...]:
     )
 
 
+_ALWAYS = {"X-Content-Type-Options": "nosniff", "Server": "dicomnode"}
+
+
 class Door:
     """Answers every request, whatever happens behind it."""
 
@@ -71,7 +74,11 @@ class Door:
         """Answer one request."""
         started = time.perf_counter()
         call = Call(request, self._services, self._table, self._tenant)
-        call.headers = {"X-Content-Type-Options": "nosniff", **self._access.cors(request.headers)}
+        call.headers = {
+            "X-Content-Type-Options": "nosniff",
+            "Server": "dicomnode",
+            **self._access.cors(request.headers),
+        }
         try:
             response = await self._enter(call)
         except NodeError as error:

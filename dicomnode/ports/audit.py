@@ -1,0 +1,38 @@
+"""What can be asked of any storage and any database through their ports, and more than one service asks."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+
+from dicomnode.errors import NotFound
+from dicomnode.ports.database import Database
+from dicomnode.ports.storage import Storage, StoredObject
+
+_CHUNK = 4 * 1024 * 1024
+
+
+async def sha256_of(storage: Storage, key: str, offset: int) -> str:
+    """Return the hex digest of what is under `key` from byte `offset` on; empty where nothing is.
+
+    Raises: Unavailable.
+    """
+    digest = hashlib.sha256()
+    try:
+        while chunk := await storage.read(key, offset, _CHUNK):
+            await asyncio.to_thread(digest.update, chunk)
+            offset += len(chunk)
+    except NotFound:
+        return ""
+    return digest.hexdigest()
+
+
+async def objects(storage: Storage, database: Database) -> AsyncIterator[tuple[StoredObject, bool]]:
+    """Yield each object of `storage` with whether it is indexed. The database is asked a study at a time."""
+    folder, known = None, set[str]()
+    async for stored in storage.list():
+        if (study := stored.key.rsplit("/", 2)[0]) != folder:
+            folder = study
+            known = {location.key async for location in database.keys(f"{study}/")}
+        yield stored, stored.key in known
