@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
+_FIRST_OUT, _LAST_OUT, _PROVED = 64, 4096, 256
+
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
@@ -34,34 +36,51 @@ class Call(asyncio.Future[T]):
 
 
 class Quickness:
-    """Whether calls of one kind have lately been quick enough to be made on the loop: `below_s` on average.
+    """Whether calls of one kind are quick enough to be made on the loop: below `below_s` on average.
 
-    A call that takes long weighs as much as it took, so that a disk that begins to stall is left to the threads from
-    its first stall on, and has to prove itself anew. Zero means never.
+    They are tried there; a call that takes long weighs as much as it took. Where they prove slow the next ones go to
+    threads, 64 at first and twice as many each time until they have proved quick again. Zero means never to try.
     """
 
-    __slots__ = ("_below_s", "_mean_s")
+    __slots__ = ("_below_s", "_left", "_mean_s", "_out", "_proved")
 
     def __init__(self, below_s: float) -> None:
         self._below_s = below_s
-        self._mean_s = 2 * below_s
-
-    def took(self, seconds: float) -> None:
-        """Take one more call into account."""
-        self._mean_s += (seconds - self._mean_s) / 16
+        self._mean_s = below_s / 2
+        self._left = 0
+        self._out = _FIRST_OUT
+        self._proved = 0
 
     @property
-    def now(self) -> bool:
-        """Tell whether the next call should be made on the loop."""
-        return self._mean_s < self._below_s
+    def likely(self) -> bool:
+        """Tell whether the next call would be made on the loop."""
+        return self._left == 0 and self._below_s > 0
 
-    def timed(self, function: Callable[[Unpack[Args]], T], *args: *Args) -> T:
+    def tried(self) -> bool:
+        """Tell whether this call is to be made on the loop, and count it."""
+        if self._left:
+            self._left -= 1
+            return False
+        return self._below_s > 0
+
+    def timed(self, function: Callable[[*Args], T], *args: *Args) -> T:
         """Return `function(*args)`, and take into account how long that took."""
         started = time.perf_counter()
         try:
             return function(*args)
         finally:
             self.took(time.perf_counter() - started)
+
+    def took(self, seconds: float) -> None:
+        """Take one more call on the loop into account."""
+        self._mean_s += (seconds - self._mean_s) / 16
+        if self._mean_s >= self._below_s:
+            self._left, self._out = self._out, min(2 * self._out, _LAST_OUT)
+            self._mean_s, self._proved = self._below_s / 2, 0
+        elif self._proved < _PROVED:
+            self._proved += 1
+        else:
+            self._out = _FIRST_OUT
 
 
 class _Results:
@@ -118,8 +137,8 @@ class Threads:
 
     def run_quickly(self, quickness: Quickness, function: Callable[[Unpack[Args]], T], *args: *Args) -> Call[T]:
         """Have `function(*args)` called: on the loop, at once, where such calls are quick; else as `run`."""
-        if not quickness.now:
-            return self.run(quickness.timed, function, *args)
+        if not quickness.tried():
+            return self.run(function, *args)
         call: Call[T] = Call(loop=self._loop)
         try:
             call.set_result(quickness.timed(function, *args))
@@ -158,7 +177,6 @@ class Gatherer:
         self._function = work
         self._handed_in = 0
         self._carried_out = 0
-        self._last_s = 0.0
         self._waiting: SimpleQueue[tuple[Call[Any], Any] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
@@ -177,8 +195,8 @@ class Gatherer:
 
     def put_quickly(self, quickness: Quickness, item: object) -> Call[Any]:
         """Hand in `item`: worked on before this returns where that is quick and nothing is before it; else as `put`."""
-        if not quickness.now or self.is_busy:
-            return self._measured(quickness, self.put(item))
+        if self.is_busy or not quickness.tried():
+            return self.put(item)
         call: Call[Any] = Call(loop=self._loop)
         try:
             result = quickness.timed(self._function, [item])[0]
@@ -194,13 +212,6 @@ class Gatherer:
     def is_busy(self) -> bool:
         """Tell whether anything that was handed in is still to be worked on."""
         return self._carried_out != self._handed_in
-
-    def _measured(self, quickness: Quickness, call: Call[Any]) -> Call[Any]:
-        """Take into account how long the thread last worked: whoever hands in now learns of those before."""
-        if self._last_s:
-            quickness.took(self._last_s)
-            self._last_s = 0.0
-        return call
 
     async def close(self) -> None:
         """Let what was handed in end, and the thread with it."""
@@ -227,14 +238,12 @@ class Gatherer:
         return work, False
 
     def _carry_out(self, work: list[tuple[Call[Any], Any]]) -> None:
-        started = time.perf_counter()
         try:
             results = self._function([item for _, item in work])
         except BaseException as error:  # noqa: BLE001 -- it is the callers', who await it
             self._results.hand_in([(call, None, error) for call, _ in work])
         else:
             self._results.hand_in([_ended(call, result) for (call, _), result in zip(work, results, strict=True)])
-        self._last_s = time.perf_counter() - started
         self._carried_out += len(work)
 
 

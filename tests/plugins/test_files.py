@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dicomnode.errors import ConfigError, Full, NotFound, Unavailable
+from dicomnode.ports.offload import Quickness
 from dicomnode_files.directories import Open, OpenFiles
 from dicomnode_files.storage import FileStorage, Options
 
@@ -229,6 +230,7 @@ async def test_a_put_cancelled_while_it_waits_for_the_disk(files: FileStorage, m
     reached = asyncio.Event()
     loop = asyncio.get_running_loop()
     real = os.fdatasync
+    files._quickness = Quickness(0.0)  # in a thread, where there is something to wait for
 
     def slow(fd: int) -> None:
         loop.call_soon_threadsafe(reached.set)

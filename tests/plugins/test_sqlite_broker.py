@@ -137,7 +137,7 @@ async def test_a_full_disk_is_told_and_nothing_is_published(tmp_path: Path) -> N
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall()
         with pytest.raises(Full):
-            await queue.publish([message(1, 100_000)])
+            await queue.publish([message(1, 20_000_000)])  # more than what is free within the file
         connection.execute("PRAGMA max_page_count = 100000").fetchall()
         await queue.publish([message(2)])
         assert bodies(list(await subscription.take(10))) == [2]

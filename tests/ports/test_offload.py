@@ -149,47 +149,58 @@ async def test_a_gatherer_gives_each_its_own_error_or_all_the_same() -> None:
 
 
 def quick() -> Quickness:
-    quickness = Quickness(0.01)
-    for _ in range(100):
-        quickness.took(0.0)
-    return quickness
+    return Quickness(10.0)
 
 
-def test_quickness_must_be_proved_and_is_lost_with_one_stall() -> None:
+def tries(quickness: Quickness) -> int:
+    """Return how many calls go to threads before the next one is tried on the loop."""
+    count = 0
+    while not quickness.tried():
+        count += 1
+    return count
+
+
+def test_one_stall_is_enough_and_each_failure_doubles_the_time_out() -> None:
     quickness = Quickness(0.000_1)
-    assert not quickness.now
-    for _ in range(50):
+    assert quickness.likely
+    for expected in (64, 128, 256):
+        quickness.took(0.005)
+        assert not quickness.likely
+        assert tries(quickness) == expected
+    for _ in range(1000):
         quickness.took(0.000_05)
-    assert quickness.now
     quickness.took(0.005)
-    assert not quickness.now
-    for _ in range(100):
-        quickness.took(0.000_05)
-    assert quickness.now
+    assert tries(quickness) == 64
+
+
+def test_calls_that_are_slow_on_average_go_to_threads_nearly_always() -> None:
+    quickness, on_loop = Quickness(0.000_1), 0
+    for _ in range(20_000):
+        if quickness.tried():
+            on_loop += 1
+            quickness.took(0.000_2)
+    assert on_loop < 200
+
+
+def test_quick_calls_stay_on_the_loop() -> None:
+    quickness = Quickness(0.000_1)
+    for _ in range(1000):
+        assert quickness.tried()
+        quickness.took(0.000_09)
 
 
 def test_zero_is_never_quick() -> None:
     quickness = Quickness(0.0)
-    for _ in range(1000):
-        quickness.took(0.0)
-    assert not quickness.now
+    assert not quickness.likely
+    assert not any(quickness.tried() for _ in range(100))
 
 
 async def test_quick_calls_are_made_on_the_loop_and_others_are_not() -> None:
     threads = Threads(1, "t")
     threads.start()
     here = threading.get_ident()
-    assert await threads.run_quickly(Quickness(0.01), threading.get_ident) != here
+    assert await threads.run_quickly(Quickness(0.0), threading.get_ident) != here
     assert await threads.run_quickly(quick(), threading.get_ident) == here
-    await threads.close()
-
-
-async def test_calls_in_threads_prove_quickness_too() -> None:
-    threads, quickness = Threads(1, "t"), Quickness(1.0)
-    threads.start()
-    idents = [await threads.run_quickly(quickness, threading.get_ident) for _ in range(40)]
-    assert idents[0] != threading.get_ident()
-    assert idents[-1] == threading.get_ident()
     await threads.close()
 
 
