@@ -10,6 +10,7 @@ import pytest
 from dicomnode import plug
 from dicomnode.config import Config, Faults, PeerTable, is_loopback, parse_peer, read_config
 from dicomnode.errors import ConfigError
+from dicomnode.ports.storage import Storage
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "config.toml.example"
@@ -163,4 +164,4 @@ def test_loopback_is_recognised() -> None:
 def test_unknown_option_of_a_plugin_is_told() -> None:
     config = read_config(None, ["storage.options.fsnyc=never"])
     with pytest.raises(ConfigError, match=r"storage.options.fsnyc: there is no such option \(known: .*fsync"):
-        plug.make("storage", plug.Plugin, config.storage, Path("unused"))
+        plug.make("storage", Storage, config.storage, Path("unused"))
