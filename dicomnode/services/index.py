@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from itertools import groupby
 
 import msgspec
 
@@ -43,14 +44,26 @@ class Index:
         whole = [not item.suspect or await self._is_whole(item.meta) for item in received]
         entries = [_entry(item.meta) for item, kept in zip(received, whole, strict=True) if kept]
         fates = await self._database.index(entries, self._policy) if entries else ()
-        # Twice in one batch under one key: the first made it known, the second must not delete it.
-        kept_keys = {entry.key for entry, fate in zip(entries, fates, strict=True) if fate is not Fate.DUPLICATE}
-        repeats = {entry.key for entry, fate in zip(entries, fates, strict=True) if fate is Fate.DUPLICATE}
-        await self._storage.delete(tuple(repeats - kept_keys))
+        repeats = [entry for entry, fate in zip(entries, fates, strict=True) if fate is Fate.DUPLICATE]
+        if repeats:
+            await self._storage.delete([key async for key in self._spare(repeats)])
         for fate, count in Counter(fates).items():
             metrics.INDEXED.labels(fate.value).inc(count)
         left = iter(fates)
         return [next(left) if kept else None for kept in whole]
+
+    async def _spare(self, repeats: Sequence[Entry]) -> AsyncIterator[str]:
+        """Yield the keys of `repeats` whose equal is in storage as the index says: only those are one too many."""
+        for folder, entries in groupby(repeats, lambda entry: entry.key.rpartition("/")[0]):
+            kept = {location.sha256: location async for location in self._database.keys(f"{folder}/")}
+            for entry in entries:
+                here = [kept[entry.sha256]] if entry.sha256 in kept else []
+                for location in here or await self._database.locate(entry.tenant, "", "", entry.sop_uid):
+                    if location.key != entry.key and await self._storage.size(location.key) == location.size:
+                        yield entry.key
+                        break
+                else:
+                    _LOG.error("object.missing", kept_instead=entry.key, hint="dicomnode fsck tells what else is")
 
     async def _is_whole(self, meta: DicomObjectMeta) -> bool:
         """Tell whether the object is kept as the message says; what is not was never acknowledged to its sender."""

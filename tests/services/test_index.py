@@ -97,3 +97,22 @@ async def test_what_is_not_there_at_all_is_dropped(house: House) -> None:
     data_set = data_set_of(part10(make()))
     assert await house.index.take_in([Received(_meta(data_set, "a/1.dcm"), suspect=True)]) == [None]
     assert (await house.database.counts()).instances == 0
+
+
+async def test_a_repeat_is_not_deleted_where_the_first_is_gone(house: House) -> None:
+    data_set = data_set_of(part10(make()))
+    first, second = await house.kept(data_set, "a/1.dcm"), await house.kept(data_set, "a/2.dcm")
+    assert await house.index.take_in([first]) == [Fate.NEW]
+    await house.storage.delete(["a/1.dcm"])
+    assert await house.index.take_in([second]) == [Fate.DUPLICATE]
+    assert await house.keys() == {"a/2.dcm"}
+
+
+async def test_a_repeat_of_one_set_aside_is_deleted(house: House) -> None:
+    ds = make()
+    first = data_set_of(part10(ds))
+    ds.ImageComments = "another"
+    other = data_set_of(part10(ds))
+    received = [await house.kept(data, f"a/{n}.dcm") for n, data in enumerate((first, other, other, first))]
+    assert await house.index.take_in(received) == [Fate.NEW, Fate.ASIDE, Fate.DUPLICATE, Fate.DUPLICATE]
+    assert await house.keys() == {"a/0.dcm", "a/1.dcm"}
