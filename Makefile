@@ -9,12 +9,12 @@ help:
 	@echo 'make bench  the benchmarks, beside Orthanc and dcmtk'
 
 run:
-	@scripts/install
+	@scripts/install --no-default-groups --inexact
 	@.venv/bin/dicomnode run $(ARGS)
 
 test:
 	@scripts/install
-	@scripts/peers dcmtk orthanc
+	@scripts/peers dcmtk
 	@scripts/check
 	@scripts/test $(ARGS)
 
