@@ -1,7 +1,7 @@
 """The contestants: this node, Orthanc and dcmtk's storescp, each started empty in a folder and driven from outside.
 
-Each keeps its defaults; only ports, folders and names are set. All run with TCP_NODELAY=1 in their environment: dcmtk,
-on which Orthanc stands too, otherwise waits 40 ms for a delayed ACK with every answer it sends.
+Each keeps its defaults; only ports, folders and names are set. With `nodelay` they run with TCP_NODELAY=1 in their
+environment: dcmtk, on which Orthanc stands too, otherwise waits 40 ms for a delayed ACK with every answer it sends.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ class Contestant(AbstractContextManager["Contestant"], ABC):
 
     name: str
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, nodelay: bool = True) -> None:
         self.folder = folder
+        self._nodelay = nodelay
         self.dicom_port = free_port()
         self._stack = ExitStack()
         self._process: Process | None = None
@@ -76,7 +77,9 @@ class Contestant(AbstractContextManager["Contestant"], ABC):
 
     def launch(self, argv: list[str]) -> Process:
         """Start the program; leaving the contestant ends it."""
-        environ = {**os.environ, "TCP_NODELAY": "1"}
+        environ = {name: value for name, value in os.environ.items() if name != "TCP_NODELAY"}
+        if self._nodelay:
+            environ["TCP_NODELAY"] = "1"
         self._process = self._stack.enter_context(Process(argv, self.folder, environ))
         return self._process
 

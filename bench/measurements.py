@@ -80,7 +80,7 @@ def _store(name: str, associations: int, setting: Setting, contestant: str, fold
 
 def _nagle(setting: Setting, contestant: str, folder: Path) -> list[Figure]:
     objects = setting.data.nagle
-    with _KINDS[contestant](folder) as receiver:
+    with _KINDS[contestant](folder, nodelay=False) as receiver:  # both ends as they are installed
         seconds = send(objects, receiver.dicom_port, 1, nodelay=False)
         receiver.wait_until(len(objects.instances))
     return [_rate(f"C-STORE {objects.label}, sender without TCP_NODELAY", objects, seconds)]
