@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
-from dicomnode_memory.broker import MemoryBroker
 
 from dicomnode.errors import Unavailable
 from dicomnode.model.messages import DeadLetter
 from dicomnode.ports.broker import Barrier, Delivery, Message
 from dicomnode.roles import worker as module
 from dicomnode.roles.worker import Pace, Worker
+from dicomnode_memory.broker import MemoryBroker
 
 
 class Hands:

@@ -3,12 +3,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from dicomnode_memory.database import MemoryDatabase
-from dicomnode_memory.storage import MemoryStorage
-
 from dicomnode.model.entry import Entry, Policy
 from dicomnode.model.instance import Fragments
 from dicomnode.services.fsck import Fsck
+from dicomnode_memory.database import MemoryDatabase
+from dicomnode_memory.storage import MemoryStorage
 
 
 def _entry(key: str, data: bytes) -> Entry:
