@@ -53,7 +53,7 @@ def _welcome(config: Config, addresses: dict[str, str]) -> str:
     if scp := addresses.get("storescp"):
         host, port = scp.partition("@")[2].rsplit(":", 1)
         lines.append(
-            f"  send    storescu -aec {config.storescp.ae_title} {host} {port} FILE…   (or: dicomnode import PATH…)"
+            f"  send    dcmsend -aec {config.storescp.ae_title} {host} {port} FILE…   (or: dicomnode import PATH…)"
         )
     if server := addresses.get("server"):
         lines.append(f"  find    curl {server}/dicomweb/studies")
