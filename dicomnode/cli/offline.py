@@ -11,10 +11,10 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 
 from dicomnode.config import Config
 from dicomnode.model.entry import Policy
-from dicomnode.model.messages import STORAGE_QUEUE
+from dicomnode.model.messages import INDEXING_GROUP, STORAGE_QUEUE
 from dicomnode.node import Backends
 from dicomnode.ports.broker import Barrier
-from dicomnode.roles.consumer import GROUP, Consumer
+from dicomnode.roles.consumer import Consumer
 from dicomnode.services.index import Index
 
 
@@ -39,7 +39,7 @@ async def indexing(config: Config, backends: Backends) -> AsyncIterator[None]:
 async def settled(backends: Backends) -> None:
     """Return when all that was published is indexed, where the broker can tell."""
     if isinstance(backends.broker, Barrier):
-        await backends.broker.settled(STORAGE_QUEUE, GROUP)
+        await backends.broker.settled(STORAGE_QUEUE, INDEXING_GROUP)
 
 
 @contextmanager

@@ -18,6 +18,9 @@ STATE_QUEUE = "dicom_state_queue"
 IMAGE_QUEUE = "dicom_image_queue"
 ACCESS_QUEUE = "webapi_access_queue"
 
+# The group that indexes what `storage_queue` tells of; whoever waits for the index waits for it.
+INDEXING_GROUP = "consumer"
+
 
 _NOTHING = msgspec.Raw(b"{}")
 

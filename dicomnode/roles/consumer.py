@@ -7,12 +7,10 @@ from types import TracebackType
 from typing import Self
 
 from dicomnode.config import ConsumerTable
-from dicomnode.model.messages import STORAGE_QUEUE, dead_topic, decode_object_meta
+from dicomnode.model.messages import INDEXING_GROUP, STORAGE_QUEUE, dead_topic, decode_object_meta
 from dicomnode.ports.broker import Broker, Delivery
 from dicomnode.roles.worker import Pace, Worker
 from dicomnode.services.index import Index, Received
-
-GROUP = "consumer"
 
 
 class Consumer:
@@ -28,7 +26,7 @@ class Consumer:
         self._worker: Worker | None = None
 
     async def __aenter__(self) -> Self:
-        subscription = await self._broker.subscribe(STORAGE_QUEUE, GROUP)
+        subscription = await self._broker.subscribe(STORAGE_QUEUE, INDEXING_GROUP)
         # A broker may drop what nobody reads; what was given up must wait for a human.
         await self._broker.subscribe(dead_topic(STORAGE_QUEUE), "operator")
         self._worker = Worker(self._broker, subscription, self._take_in, self._pace)

@@ -16,6 +16,7 @@ from dicomnode.dicom.matching import parse_match
 from dicomnode.dicom.residual import Named, Residual, parse_path, parse_residual
 from dicomnode.errors import BadRequest
 from dicomnode.model.attributes import BY_TAG, Attribute, Level
+from dicomnode.model.messages import INDEXING_GROUP, STORAGE_QUEUE
 from dicomnode.model.query import Found, Match, OneOf, Query
 from dicomnode.ports.broker import Barrier
 from dicomnode.ports.database import Database
@@ -121,7 +122,7 @@ class Find:
         if question.series_uid:
             plan.restrict("SeriesInstanceUID", (question.series_uid,))
         if self._barrier is not None:
-            await self._barrier.settled("storage_queue", "consumer")
+            await self._barrier.settled(STORAGE_QUEUE, INDEXING_GROUP)
         if plan.below or plan.below_residuals:
             await self._descend(question, plan)
         return plan

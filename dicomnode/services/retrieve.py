@@ -14,6 +14,7 @@ from dicomnode.dicom.frames import FrameIndex, PixelHead, index_frames, read_pix
 from dicomnode.dicom.inflate import heads
 from dicomnode.dicom.transfer_syntax import TransferSyntax
 from dicomnode.errors import BadInstance, Corrupt, NotFound
+from dicomnode.model.messages import INDEXING_GROUP, STORAGE_QUEUE
 from dicomnode.model.query import Location
 from dicomnode.ports.broker import Barrier
 from dicomnode.ports.database import Database
@@ -50,7 +51,7 @@ class Retrieve:
     async def locate(self, tenant: str, study_uid: str, series_uid: str = "", sop_uid: str = "") -> Sequence[Location]:
         """Return where each instance of the study, series or instance is kept. Raises: NotFound, Unavailable."""
         if self._barrier is not None:
-            await self._barrier.settled("storage_queue", "consumer")
+            await self._barrier.settled(STORAGE_QUEUE, INDEXING_GROUP)
         found = await self._database.locate(tenant, study_uid, series_uid, sop_uid)
         if not found:
             raise NotFound(f"there is no such {'instance' if sop_uid else 'series' if series_uid else 'study'}")
