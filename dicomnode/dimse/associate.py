@@ -48,12 +48,16 @@ class Context(msgspec.Struct, frozen=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """What both ends have agreed upon. `max_pdu` is the longest P-DATA-TF that the peer takes, in bytes; 0 is any."""
+    """What both ends have agreed upon. `max_pdu` is the longest P-DATA-TF that the peer takes, in bytes; 0 is any.
+
+    `extended` is the service-class-application-information agreed for a SOP class (PS3.7 D.3.3.5).
+    """
 
     contexts: Mapping[int, Context]
     max_pdu: int
     implementation_class_uid: str
     implementation_version_name: str
+    extended: Mapping[str, bytes] = {}
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -65,10 +69,11 @@ class Policy(msgspec.Struct, frozen=True):
     private_transfer_syntaxes: bool = False
 
     @classmethod
-    def of(cls, table: StoreScpTable) -> Policy:
-        """Return the policy that the configuration describes."""
+    def of(cls, table: StoreScpTable, services: frozenset[str] = frozenset()) -> Policy:
+        """Return the policy that the configuration describes, for a node that offers `services` beside storage."""
         return cls(
             max_pdu=table.max_pdu,
+            services=services | {VERIFICATION},
             unknown_sop_classes=table.accept_unknown_sop_classes,
             private_transfer_syntaxes=table.accept_private_transfer_syntaxes,
         )
@@ -175,7 +180,7 @@ def _primitive(max_pdu: int, roles: Mapping[str, Role]) -> A_ASSOCIATE:
 
 def encode_request(calling_aet: str, called_aet: str, proposals: Sequence[Proposal], max_pdu: int) -> bytes:
     """Return the A-ASSOCIATE-RQ that asks for `proposals`; ours takes P-DATA-TF of `max_pdu` bytes."""
-    primitive = _primitive(max_pdu, {})
+    primitive = _primitive(max_pdu, {asked.abstract_syntax: asked.role for asked in proposals if asked.role})
     primitive.calling_ae_title = calling_aet
     primitive.called_ae_title = called_aet
     contexts = []
@@ -202,11 +207,19 @@ def read_acceptance(body: bytes, proposals: Sequence[Proposal]) -> Settled:
         proposal = asked.get(told.context_id)
         if proposal is None or told.transfer_syntax not in proposal.transfer_syntaxes:
             raise Breach("a presentation context accepted that was not proposed")
+        role = _own_role(proposal, answer.user.roles.get(proposal.abstract_syntax))
         contexts[told.context_id] = Context(
-            told.context_id, proposal.abstract_syntax, told.transfer_syntax, as_scu=True, as_scp=False
+            told.context_id, proposal.abstract_syntax, told.transfer_syntax, as_scu=role.scu, as_scp=role.scp
         )
     user = answer.user
     return Settled(contexts, user.max_pdu, user.implementation_class_uid, user.implementation_version_name)
+
+
+def _own_role(proposal: Proposal, told: Role | None) -> Role:
+    """Return what we may be: what we asked for and the acceptor confirms, SCU where it says nothing (PS3.7 D.3.3.4)."""
+    if proposal.role is None or told is None:
+        return Role(scu=True, scp=False)
+    return Role(scu=proposal.role.scu and told.scu, scp=proposal.role.scp and told.scp)
 
 
 _RJ_REASONS = {

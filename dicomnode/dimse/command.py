@@ -18,19 +18,26 @@ C_FIND_RQ = 0x0020
 C_MOVE_RQ = 0x0021
 C_ECHO_RQ = 0x0030
 N_EVENT_REPORT_RQ = 0x0100
+N_GET_RQ = 0x0110
+N_SET_RQ = 0x0120
 N_ACTION_RQ = 0x0130
+N_CREATE_RQ = 0x0140
+N_DELETE_RQ = 0x0150
 C_CANCEL_RQ = 0x0FFF
 
 NO_DATA_SET = 0x0101
 DATA_SET = 0x0001
 
 MEDIUM = 0x0000
+HIGH = 0x0001
+LOW = 0x0002
 
 
 class Command(msgspec.Struct, frozen=True):
     """A command set. What a message does not hold is "" or None; texts are without padding.
 
-    `responding_to` is Message ID Being Responded To (also of C-CANCEL).
+    `responding_to` is Message ID Being Responded To (also of C-CANCEL). `tenant` is the element (1211,1217) that some
+    senders add, which the standard does not know.
     """
 
     command_field: int
@@ -53,6 +60,15 @@ class Command(msgspec.Struct, frozen=True):
     completed: int | None = None
     failed: int | None = None
     warning: int | None = None
+    attributes: tuple[int, ...] = ()
+    tenant: str = ""
+
+
+class Originator(msgspec.Struct, frozen=True):
+    """Who asked, by C-MOVE, for an object to be sent, and in which message (PS3.7 9.1.1.1.7)."""
+
+    ae_title: str
+    message_id: int
 
 
 _ELEMENT = Struct("<HHI")
@@ -83,10 +99,22 @@ def _write_uid(element: int, value: str) -> bytes:
     return _write_text(element, value, b"\0")
 
 
+def _tags(value: bytes) -> tuple[int, ...]:
+    return tuple(group << 16 | element for group, element in _TAG.iter_unpack(value[: len(value) & ~3]))
+
+
+def _write_tags(element: int, tags: tuple[int, ...]) -> bytes:
+    raw = b"".join(_TAG.pack(tag >> 16, tag & 0xFFFF) for tag in tags)
+    return _ELEMENT.pack(0, element, len(raw)) + raw
+
+
+_TAG = Struct("<HH")
+
 _Form = tuple[Callable[[bytes], Any], Callable[[int, Any], bytes]]
 _NUMBER: _Form = (_us, _write_us)
 _STRING: _Form = (_text, _write_text)
 _UID: _Form = (_text, _write_uid)
+_TAGS: _Form = (_tags, _write_tags)
 _PRESENCE: _Form = (
     lambda value: _us(value) != NO_DATA_SET,
     lambda element, value: _write_us(element, DATA_SET if value else NO_DATA_SET),
@@ -106,6 +134,7 @@ _ELEMENTS: dict[int, tuple[str, _Form]] = {
     0x1000: ("affected_sop_instance_uid", _UID),
     0x1001: ("requested_sop_instance_uid", _UID),
     0x1002: ("event_type_id", _NUMBER),
+    0x1005: ("attributes", _TAGS),
     0x1008: ("action_type_id", _NUMBER),
     0x1020: ("remaining", _NUMBER),
     0x1021: ("completed", _NUMBER),
@@ -115,6 +144,8 @@ _ELEMENTS: dict[int, tuple[str, _Form]] = {
     0x1031: ("move_originator_message_id", _NUMBER),
 }
 _READ = {element: (name, form[0]) for element, (name, form) in _ELEMENTS.items()}
+_READ[0x1211_1217] = ("tenant", _text)
+_GROUPS = frozenset({0x0000, 0x1211})
 
 
 def decode(command_set: bytes) -> Command:
@@ -128,9 +159,11 @@ def decode(command_set: bytes) -> Command:
     while position + 8 <= end:
         group, element, length = head(command_set, position)
         position += 8
-        if group != 0 or length > end - position:
+        if length > end - position:
             raise Breach("a command set that is none")
-        field = read.get(element)
+        if group not in _GROUPS:
+            raise Breach("a command set that is none")
+        field = read.get(group << 16 | element)
         if field is not None and length:
             found[field[0]] = field[1](command_set[position : position + length])
         position += length
@@ -145,7 +178,10 @@ def encode(command: Command) -> bytes:
     values = (
         (element, getattr(command, name), form) for element, (name, form) in _ELEMENTS.items() if name not in left_out
     )
-    return _with_length(b"".join(form[1](element, value) for element, value, form in values if value not in ("", None)))
+    return _with_length(b"".join(form[1](element, value) for element, value, form in values if value not in _EMPTY))
+
+
+_EMPTY = ("", None, ())
 
 
 def _left_out(command_field: int) -> frozenset[str]:
@@ -163,12 +199,15 @@ def _with_length(body: bytes) -> bytes:
     return _UL_ELEMENT.pack(0, 0, 4, len(body)) + body
 
 
-def encode_store_rq(message_id: int, sop_class_uid: str, sop_instance_uid: str) -> bytes:
+def encode_store_rq(
+    message_id: int, sop_class_uid: str, sop_instance_uid: str, move: Originator | None = None
+) -> bytes:
     """Return a C-STORE-RQ's command set; what `encode` returns for it, sooner (PS3.7 9.3.1.1)."""
     return _with_length(
         _write_uid(0x0002, sop_class_uid)
         + _FOUR_NUMBERS.pack(0, 0x0100, 2, C_STORE_RQ, 0, 0x0110, 2, message_id, 0, 0x0700, 2, MEDIUM, 0, 0x0800, 2, 1)
         + _write_uid(0x1000, sop_instance_uid)
+        + (_write_text(0x1030, move.ae_title) + _write_us(0x1031, move.message_id) if move else b"")
     )
 
 

@@ -37,12 +37,20 @@ USER_IDENTITY_RQ = 0x58
 USER_IDENTITY_AC = 0x59
 
 
+class Role(msgspec.Struct, frozen=True):
+    """What the requestor would be, or may be, for a SOP class (PS3.7 D.3.3.4)."""
+
+    scu: bool
+    scp: bool
+
+
 class Proposal(msgspec.Struct, frozen=True):
-    """A presentation context as it is asked for."""
+    """A presentation context as it is asked for; `role` is what the requestor would be, None for SCU alone."""
 
     context_id: int
     abstract_syntax: str
     transfer_syntaxes: tuple[str, ...]
+    role: Role | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -51,13 +59,6 @@ class Answer(msgspec.Struct, frozen=True):
     context_id: int
     result: int
     transfer_syntax: str
-
-
-class Role(msgspec.Struct, frozen=True):
-    """What the requestor would be, or may be, for a SOP class (PS3.7 D.3.3.4)."""
-
-    scu: bool
-    scp: bool
 
 
 class Identity(msgspec.Struct, frozen=True):

@@ -13,7 +13,8 @@ from dicomnode.dimse.associate import Policy
 from dicomnode.dimse.items import Associate
 from dicomnode.dimse.pdu import Rejection
 from dicomnode.dimse.protocol import UpperLayer
-from dicomnode.dimse.scp import Acceptor, Admit, Handlers
+from dicomnode.dimse.responder import Caller, Handlers
+from dicomnode.dimse.scp import Acceptor, Admit
 from dicomnode.errors import ConfigError
 
 _BACKLOG = 1024
@@ -23,7 +24,7 @@ class Listener:
     """Accept associations for `handlers`. `admit` says whose; limits and slots are seen to here."""
 
     def __init__(self, table: StoreScpTable, admit: Admit, handlers: Handlers) -> None:
-        self.policy = Policy.of(table)
+        self.policy = Policy.of(table, frozenset(sop_class for _, sop_class in handlers.operations))
         self.limits = table.limits
         self.handlers = handlers
         self._table = table
@@ -73,22 +74,20 @@ class Listener:
 
     # What the associations call.
 
-    def admit(self, request: Associate, peer_ip: str) -> Rejection | None:
-        """Return why this peer may not come in, or None and count it among those inside."""
-        rejection = self._admit(request, peer_ip)
-        if rejection is not None:
-            return rejection
+    def admit(self, request: Associate, peer_ip: str) -> Caller:
+        """Return who comes in, and count it among those inside. Raises: Rejection."""
+        caller = self._admit(request, peer_ip)
         limits = self.limits
         if self._server is None:
-            return Rejection("this node is stopping", 2, 3, 1)
+            raise Rejection("this node is stopping", 2, 3, 1)
         if self._inside.total() >= limits.associations:
-            return Rejection("more than limits.associations", 2, 3, 2)
+            raise Rejection("more than limits.associations", 2, 3, 2)
         if self._inside[peer_ip] >= limits.associations_per_peer:
-            return Rejection("more than limits.associations_per_peer", 2, 3, 2)
+            raise Rejection("more than limits.associations_per_peer", 2, 3, 2)
         self._inside[peer_ip] += 1
         self._empty.clear()
         metrics.ASSOCIATIONS_OPEN.inc()
-        return None
+        return caller
 
     def entered(self, acceptor: Acceptor) -> None:
         """Take a socket off the list of those that have not asked yet."""

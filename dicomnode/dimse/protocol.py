@@ -214,6 +214,10 @@ class UpperLayer(asyncio.BufferedProtocol):
         if self.over:
             raise PeerError("the connection was lost", transient=True)
 
+    def hold(self) -> None:
+        """Read nothing more until `wanted`: whoever takes responses is behind."""
+        self.receiver.hold()
+
     def next(self) -> None:
         """Be done with the last message and take the next one."""
         if not self.over:

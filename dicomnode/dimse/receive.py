@@ -24,7 +24,10 @@ _DIRECT = 64 * 1024  # with this much of a fragment to come, a read of its own p
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One DIMSE message. `data` is lent until the message is done with; `rest` follows it in a large data set."""
+    """One DIMSE message. `data` of C-STORE is lent until the message is done with; of any other it is the taker's.
+
+    `rest` follows it in a large data set.
+    """
 
     context_id: int
     command: Command
@@ -42,7 +45,10 @@ class Sink(Protocol):
         """Take a PDU that is not P-DATA-TF, without its head."""
 
     def message(self, message: Message) -> bool:
-        """Take a message; return whether it is done with. If not, no other comes, C-CANCEL aside, until `next`."""
+        """Take a message; return whether it is done with. If not, no other request comes until `next`.
+
+        Responses and C-CANCEL do come; what is returned for them does not matter.
+        """
 
     def wanted(self) -> None:
         """Learn that the reader of a large data set wants more."""
@@ -57,7 +63,8 @@ class Receiver:
         self.room = Room(limits.held_in_memory, sink.wanted)
         self.contexts: frozenset[int] = frozenset()
         self.established = False
-        self.busy = False  # the sink has a message
+        self.busy = False  # the sink has a request
+        self._lent = False  # … whose data set lies in the room, or came through it
         self.held = False  # nothing more may be worked on now, so nothing should be read
         self.messages = 0
         self._over = False
@@ -126,12 +133,17 @@ class Receiver:
 
     def next(self) -> None:
         """Let go of the message that the sink had, and go on with what has come since. Raises: Breach."""
-        self.room.empty()
-        self.busy = self.held = False
+        if self._lent:
+            self.room.empty()
+        self.busy = self.held = self._lent = False
         waiting, self._next = self._next, None
         if waiting is not None:
             self._begin(waiting)
         self._work()
+
+    def hold(self) -> None:
+        """Work on nothing more until `go_on`: whoever takes responses is behind."""
+        self.held = True
 
     def go_on(self) -> None:
         """Work on what waits, now that the reader of a large data set has caught up. Raises: Breach."""
@@ -244,8 +256,10 @@ class Receiver:
             raise Breach("a data set longer than limits.data_set", pdu.NOT_SPECIFIED)
         if room.overflows(1):
             assert self._begun is not None
+            if self._begun.command.command_field != dimse_command.C_STORE_RQ:
+                raise Breach("an identifier longer than limits.held_in_memory", pdu.NOT_SPECIFIED)
             first, rest = room.stream()
-            self._announced = True
+            self._announced = self._lent = True
             self._deliver(Message(self._begun.context_id, self._begun.command, first, rest))
         if room.rest is not None and room.rest.full:
             self.held = True
@@ -266,9 +280,11 @@ class Receiver:
             return
         message = Message(self._pdv_context, dimse_command.decode(bytes(self._command_set)))
         self._command_set.clear()
-        if message.command.command_field == dimse_command.C_CANCEL_RQ:
+        field = message.command.command_field
+        response = field & dimse_command.RESPONSE
+        if field == dimse_command.C_CANCEL_RQ or (response and not message.command.data_set):
             self._sink.message(message)
-        elif self.busy:
+        elif self.busy and (self._lent or not response):
             # Its turn comes when the one before is done; until then nothing more is read.
             self._next = message
             self.held = True
@@ -287,12 +303,21 @@ class Receiver:
         if self._announced:
             self._announced = False
             self.room.flush()
-        else:
+        elif begun.command.command_field == dimse_command.C_STORE_RQ:
+            self._lent = True
             self._deliver(Message(begun.context_id, begun.command, self.room.whole()))
+        else:
+            own = memoryview(bytes(self.room.whole()))
+            self.room.empty()
+            self._deliver(Message(begun.context_id, begun.command, own))
 
     def _deliver(self, message: Message) -> None:
-        self.busy = True
         self.messages += 1
+        if message.command.command_field & dimse_command.RESPONSE:
+            self._sink.message(message)
+            return
+        self.busy = True
         if self._sink.message(message):
-            self.room.empty()
-            self.busy = False
+            if self._lent:
+                self.room.empty()
+            self.busy = self._lent = False

@@ -1,49 +1,29 @@
-"""The end that serves: one association, one request at a time, answered through `Handlers` (PS3.7 9.3)."""
+"""The end that serves: one association, from the connection to its end (PS3.7 9.3, PS3.8 7)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
 import structlog
 
 from dicomnode import log, metrics
 from dicomnode.config import LimitsTable
-from dicomnode.dimse import associate, pdu, send, status
-from dicomnode.dimse import command as dimse_command
-from dicomnode.dimse.associate import VERIFICATION, Context, Policy
-from dicomnode.dimse.command import RESPONSE, Command
+from dicomnode.dimse import associate, pdu
+from dicomnode.dimse.associate import Policy
+from dicomnode.dimse.command import RESPONSE
 from dicomnode.dimse.items import Associate
 from dicomnode.dimse.pdu import Breach, Rejection
 from dicomnode.dimse.protocol import Ending, UpperLayer
 from dicomnode.dimse.receive import Message
+from dicomnode.dimse.requester import Requester
+from dicomnode.dimse.responder import Caller, Handlers, Responder
 from dicomnode.errors import PeerError
 
 _log = log.get(__name__)
-
-
-class StoreRequest(msgspec.Struct, frozen=True):
-    """An object that a peer sends. `data` is lent until the handler returns; `rest` follows it in a large object."""
-
-    affected_sop_class_uid: str
-    affected_sop_instance_uid: str
-    transfer_syntax_uid: str
-    calling_aet: str
-    called_aet: str
-    peer_ip: str
-    data: memoryview
-    rest: AsyncIterator[memoryview] | None = None
-
-
-class Handlers(Protocol):
-    """What a node does when it is asked. What escapes a handler is a bug and is answered 0110."""
-
-    async def store(self, request: StoreRequest) -> int:
-        """Keep an object; return the status of the C-STORE response (PS3.4 B.2.3)."""
 
 
 class House(Protocol):
@@ -53,8 +33,8 @@ class House(Protocol):
     limits: LimitsTable
     handlers: Handlers
 
-    def admit(self, request: Associate, peer_ip: str) -> Rejection | None:
-        """Return why this peer may not come in, or None and count it among those inside."""
+    def admit(self, request: Associate, peer_ip: str) -> Caller:
+        """Return who comes in, and count it among those inside. Raises: Rejection."""
 
     def opened(self, acceptor: Acceptor) -> None:
         """Learn of a socket."""
@@ -70,18 +50,16 @@ class House(Protocol):
 
 
 class Acceptor:
-    """One association, from the connection to its end."""
+    """One association that a peer asked for."""
 
     def __init__(self, house: House) -> None:
         self._house = house
         self.layer = UpperLayer(self, house.limits, requestor=False)
+        self._requester = Requester(self.layer)
+        self._responder = Responder(self.layer, house.handlers, self._requester, self._served)
         self.inside = False
-        self._contexts: dict[int, Context] = {}
-        self._longest = 0
-        self._task: asyncio.Task[None] | None = None
         self._asked = self._parting = False
         self._draining = self._closed = False
-        self.calling_aet = self._called_aet = ""
         self._vars = contextvars.Context()
         self._peer_ip: str | None = None
 
@@ -105,38 +83,29 @@ class Acceptor:
             raise Breach("an answer to an association that nobody asked for", pdu.UNEXPECTED_PDU)
         self._asked = True
         request = associate.read_request(body)
-        self.calling_aet, self._called_aet = request.calling_aet, request.called_aet
         self._vars = contextvars.copy_context()
         self._vars.run(
-            structlog.contextvars.bind_contextvars, association=secrets.token_hex(4), calling_aet=self.calling_aet
+            structlog.contextvars.bind_contextvars, association=secrets.token_hex(4), calling_aet=request.calling_aet
         )
-        rejection = self._house.admit(request, self.peer_ip)
-        if rejection is not None:
-            raise rejection
+        caller = self._house.admit(request, self.peer_ip)
         self.inside = True
         self._house.entered(self)
         settled, answer = associate.negotiate(request, self._house.policy)
-        self._contexts = dict(settled.contexts)
-        self._longest = send.longest_fragment(settled.max_pdu)
-        self.layer.accept(answer, frozenset(self._contexts))
-        self._vars.run(_log.debug, "association.accepted", contexts=len(self._contexts), peer_ip=self.peer_ip)
+        self._requester.establish(settled)
+        self._responder.establish(settled, caller, self._vars)
+        self.layer.accept(answer, frozenset(settled.contexts))
+        self._vars.run(_log.debug, "association.accepted", contexts=len(settled.contexts), peer_ip=self.peer_ip)
 
     def message(self, message: Message) -> bool:
-        """Serve a message, an echo at once, anything else in a task of its own. Raises: Breach."""
-        field = message.command.command_field
-        if field == dimse_command.C_CANCEL_RQ:
-            return True  # nothing that can be cancelled runs here; it may also have come too late
-        if field & RESPONSE:
-            raise Breach("a response to nothing")
-        if field == dimse_command.C_ECHO_RQ and message.data is None and not self.layer.clogged:
-            self._answer(message, status.SUCCESS)
+        """Serve a request, or match a response to the request of ours that it answers. Raises: Breach."""
+        if message.command.command_field & RESPONSE:
+            self._requester.take(message)
             return True
-        self._task = asyncio.get_running_loop().create_task(self._serve(message), context=self._vars)
-        return False
+        return self._responder.take(message)
 
     def release_asked(self) -> None:
         """Part, when the message at hand is answered."""
-        if self._task is None:
+        if self._responder.task is None:
             self.layer.answer_release()
         else:
             self._parting = True
@@ -150,6 +119,8 @@ class Acceptor:
             self._vars.run(_log.warning, "association.rejected", reason=str(problem), peer_ip=self.peer_ip)
         elif self.inside and ending is not Ending.RELEASED:
             self._vars.run(_log.info, "association.aborted", outcome=ending.value, reason=str(problem))
+        self._requester.ended(problem)
+        self._responder.ended()
         self._leave()
 
     def closed(self) -> None:
@@ -162,7 +133,7 @@ class Acceptor:
     @property
     def idle(self) -> bool:
         """Whether nothing is under way, so that the association can be ended without loss."""
-        return self._task is None and not self.layer.receiver.within
+        return self._responder.task is None and not self.layer.receiver.within
 
     def drain(self) -> None:
         """End the association, now or when the message at hand is answered."""
@@ -179,35 +150,25 @@ class Acceptor:
         if not self.layer.over:
             self.layer.abort(PeerError("this node is stopping", transient=True))
         self.layer.transport.close()
-        if self._task is not None:
-            self._task.cancel()
-        return self._task
+        task = self._responder.task
+        if task is not None:
+            task.cancel()
+        return task
 
     # Its own.
 
     def _leave(self) -> None:
         """Give the slot back; not before the handler has let go of the object, whatever became of the peer."""
-        if self._task is None and self.layer.over:
+        if self._responder.task is None and self.layer.over:
             if self.inside:
                 self.inside = False
                 self._house.left(self)
             if self._closed:
                 self._house.closed(self)
 
-    async def _serve(self, message: Message) -> None:
-        try:
-            result = await self._result(message)
-            if message.rest is not None:
-                # The sender hears of a failure only after it has said all; many would not listen before.
-                await message.rest.drain()
-            self._answer(message, result)
-            # A peer that asks and never listens must not fill our memory with answers.
-            await self.layer.drained()
-        except PeerError:
-            pass  # it went away; `ended` has told
-        finally:
-            self._task = None
-            self._leave()
+    def _served(self) -> None:
+        """Go on after a request was served."""
+        self._leave()
         if self._parting:
             self.layer.answer_release()
         elif self._draining:
@@ -215,52 +176,5 @@ class Acceptor:
         else:
             self.layer.next()
 
-    async def _result(self, message: Message) -> int:
-        if message.command.command_field == dimse_command.C_ECHO_RQ:
-            return status.SUCCESS
-        if message.command.command_field != dimse_command.C_STORE_RQ:
-            return status.UNRECOGNIZED_OPERATION
-        context = self._contexts[message.context_id]
-        if context.abstract_syntax == VERIFICATION or not context.as_scp:
-            return status.SOP_CLASS_NOT_SUPPORTED
-        if message.data is None:
-            return status.CANNOT_UNDERSTAND
-        try:
-            return await self._house.handlers.store(self._store_request(message, message.data, context))
-        except Exception as error:
-            if isinstance(error, PeerError) and self.layer.over:
-                raise
-            _log.exception("message.failed")
-            return status.PROCESSING_FAILURE
 
-    def _store_request(self, message: Message, data: memoryview, context: Context) -> StoreRequest:
-        command = message.command
-        return StoreRequest(
-            command.affected_sop_class_uid,
-            command.affected_sop_instance_uid,
-            context.transfer_syntax,
-            self.calling_aet,
-            self._called_aet,
-            self.peer_ip,
-            data,
-            message.rest,
-        )
-
-    def _answer(self, message: Message, result: int) -> None:
-        request = message.command
-        if request.command_field == dimse_command.C_STORE_RQ:
-            command_set = dimse_command.encode_store_rsp(request, result)
-        else:
-            command_set = dimse_command.encode(
-                Command(
-                    command_field=request.command_field | RESPONSE,
-                    responding_to=request.message_id,
-                    affected_sop_class_uid=request.affected_sop_class_uid,
-                    affected_sop_instance_uid=request.affected_sop_instance_uid,
-                    status=result,
-                )
-            )
-        self.layer.send(*send.command_parts(message.context_id, command_set, self._longest))
-
-
-Admit = Callable[[Associate, str], Rejection | None]
+Admit = Callable[[Associate, str], Caller]

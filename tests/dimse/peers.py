@@ -10,8 +10,7 @@ from dicomnode.config import LimitsTable, StoreScpTable
 from dicomnode.dimse import command
 from dicomnode.dimse.items import Associate
 from dicomnode.dimse.listener import Listener
-from dicomnode.dimse.pdu import Rejection
-from dicomnode.dimse.scp import StoreRequest
+from dicomnode.dimse.responder import Caller, Handlers, Operations, StoreRequest
 from tests.dimse.requests import request
 
 
@@ -22,6 +21,7 @@ class Recording:
         self.status = 0
         self.gate: asyncio.Event | None = None
         self.begun = asyncio.Event()
+        self.operations: Operations = {}
         self.requests: list[StoreRequest] = []
         self.data: list[bytes] = []
 
@@ -37,12 +37,12 @@ class Recording:
         return self.status
 
 
-def anyone(_request: Associate, _peer_ip: str) -> Rejection | None:
-    return None
+def anyone(request: Associate, peer_ip: str) -> Caller:
+    return Caller(request.calling_aet, request.called_aet, peer_ip, "default")
 
 
 @asynccontextmanager
-async def listening(handlers: Recording, limits: LimitsTable | None = None) -> AsyncIterator[Listener]:
+async def listening(handlers: Handlers, limits: LimitsTable | None = None) -> AsyncIterator[Listener]:
     listener = Listener(StoreScpTable(port=0, limits=limits or LimitsTable(drain_s=1)), anyone, handlers)
     await listener.open()
     try:

@@ -51,8 +51,12 @@ async def test_an_object_is_stored_and_the_association_released() -> None:
     assert handlers.data == [b"data"]
     told = handlers.requests[0]
     assert (told.affected_sop_class_uid, told.affected_sop_instance_uid) == (CT, "1.2.3.4.5")
-    assert (told.transfer_syntax_uid, told.calling_aet, told.called_aet) == (EXPLICIT, "TESTER", "DICOMNODE")
-    assert told.peer_ip == "127.0.0.1"
+    assert (told.transfer_syntax_uid, told.caller.calling_aet, told.caller.called_aet) == (
+        EXPLICIT,
+        "TESTER",
+        "DICOMNODE",
+    )
+    assert told.caller.peer_ip == "127.0.0.1"
 
 
 async def test_an_echo_is_answered() -> None:

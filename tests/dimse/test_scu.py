@@ -8,7 +8,8 @@ import pytest
 
 from dicomnode.config import LimitsTable, PeerTable
 from dicomnode.dimse import associate, command, pdu
-from dicomnode.dimse.scu import Association, NotAccepted, proposals
+from dicomnode.dimse.requester import NotAccepted
+from dicomnode.dimse.scu import Association, proposals
 from dicomnode.errors import PeerError
 from tests.dimse.peers import Recording, listening
 from tests.dimse.requests import CT, EXPLICIT, IMPLICIT, VERIFICATION, p_data, pdv
@@ -37,7 +38,7 @@ async def test_both_our_ends_agree() -> None:
         assert await association.store(CT, "1.2.4", EXPLICIT, b"", None) == 0
         assert await association.echo() == 0
     assert handlers.data == [b"data" * 1000, b""]
-    assert handlers.requests[0].calling_aet == "ME"
+    assert handlers.requests[0].caller.calling_aet == "ME"
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 7_000_001])

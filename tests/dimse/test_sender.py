@@ -17,7 +17,7 @@ from pynetdicom.presentation import AllStoragePresentationContexts, build_contex
 
 from dicomnode.config import LimitsTable, PeerTable
 from dicomnode.dimse.outgoing import open_outgoing, read_outgoing
-from dicomnode.dimse.scp import StoreRequest
+from dicomnode.dimse.responder import StoreRequest
 from dicomnode.dimse.sender import Sent, store_files
 from dicomnode.errors import BadInstance
 from tests.corpus import corpus_files, data_set_of, identified, make, needs_corpus, part10

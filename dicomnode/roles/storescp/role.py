@@ -12,7 +12,7 @@ from dicomnode.dimse import status
 from dicomnode.dimse.items import Associate
 from dicomnode.dimse.listener import Listener
 from dicomnode.dimse.pdu import Rejection
-from dicomnode.dimse.scp import StoreRequest
+from dicomnode.dimse.responder import Caller, Operations, StoreRequest
 from dicomnode.errors import BadInstance, Corrupt, Full, Mismatch, NodeError, Refused, Unavailable
 from dicomnode.model.instance import Arrival, Door, Stored
 from dicomnode.ports.storage import Buffer
@@ -53,6 +53,7 @@ class StoreScp:
         self._peers = KnownPeers(peers.values())
         self._tenant = tenant
         self._ingest = ingest
+        self.operations: Operations = {}
         self._listener = Listener(table, self._admit, self)
 
     async def __aenter__(self) -> Self:
@@ -88,15 +89,16 @@ class StoreScp:
 
     async def store(self, request: StoreRequest) -> int:
         """Keep an object; return the status of the C-STORE response (PS3.4 B.2.3)."""
+        caller = request.caller
         arrival = Arrival(
-            self._tenant,
+            caller.tenant,
             Door.STORESCP,
             request.transfer_syntax_uid,
             request.affected_sop_class_uid,
             request.affected_sop_instance_uid,
             "",
-            request.calling_aet,
-            request.peer_ip,
+            caller.calling_aet,
+            caller.peer_ip,
         )
         try:
             if request.rest is None:
@@ -107,13 +109,13 @@ class StoreScp:
             return next(told for kind, told in _STATUSES if isinstance(error, kind))
         return status.SUCCESS
 
-    def _admit(self, request: Associate, peer_ip: str) -> Rejection | None:
+    def _admit(self, request: Associate, peer_ip: str) -> Caller:
         table = self._table
         if not table.any_called_ae_title and request.called_aet != table.ae_title:
-            return Rejection("a called AE title that is not ours", 1, 1, _CALLED_NOT_RECOGNISED)
+            raise Rejection("a called AE title that is not ours", 1, 1, _CALLED_NOT_RECOGNISED)
         if not self._knows(request.calling_aet, peer_ip):
-            return Rejection("a peer that is not known", 1, 1, _CALLING_NOT_RECOGNISED)
-        return None
+            raise Rejection("a peer that is not known", 1, 1, _CALLING_NOT_RECOGNISED)
+        return Caller(request.calling_aet, request.called_aet, peer_ip, self._tenant)
 
     def _knows(self, calling_aet: str, peer_ip: str) -> bool:
         accept = self._table.accept_unknown_peers
