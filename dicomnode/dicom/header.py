@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dicomnode.dicom import charset as charsets
-from dicomnode.dicom import transfer_syntax, values
+from dicomnode.dicom import nesting, transfer_syntax, values
 from dicomnode.dicom.charset import Charset
 from dicomnode.dicom.checks import fault
 from dicomnode.dicom.inflate import heads
@@ -26,6 +26,8 @@ Buffer = bytes | bytearray | memoryview
 
 _FIRST_BYTES = 64 * 1024
 _MAX_ELEMENTS_BEHIND = 4096
+# 60 KB may inflate to 60 MB, which would hold up everyone else for a quarter of a second.
+_MAX_INFLATED = 8 * 1024 * 1024
 _MEMO_ELEMENTS = 4096
 _MEMO_LEVELS = 512
 _MEMO_CONTEXTS = 16
@@ -57,15 +59,17 @@ def read_header(data_set: Buffer, transfer_syntax_uid: str, *, complete: bool = 
     """
     syntax = transfer_syntax.of(transfer_syntax_uid)
     problem = CutShort()
-    for head, whole in heads(data_set) if syntax.deflated else _heads(data_set, complete):
+    for head, whole in heads(data_set, _MAX_INFLATED) if syntax.deflated else _heads(data_set, complete):
         grammar = BIG if syntax.big_endian else LITTLE
         implicit = looks_implicit(head, 0, len(head), syntax.implicit)
         try:
             picked = pick(head, grammar, implicit=implicit)
             if picked.ended and not whole:
                 continue
-            if complete and not syntax.deflated:
-                _check_end(memoryview(data_set), picked.at, grammar, implicit)
+            if syntax.deflated:
+                _check_end(memoryview(head), picked.at, grammar, implicit, complete=False)
+            else:
+                _check_end(memoryview(data_set), picked.at, grammar, implicit, complete=complete)
         except CutShort as short:
             problem = short
             continue
@@ -87,21 +91,34 @@ def _heads(data_set: Buffer, complete: bool) -> Iterator[tuple[bytes, bool]]:
     yield data_set, complete
 
 
-def _check_end(data: memoryview, at: int, grammar: Grammar, implicit: bool) -> None:
-    """Raise CutShort unless the elements from `at` on are all there, up to the pixel data.
+def _check_end(data: memoryview, at: int, grammar: Grammar, implicit: bool, *, complete: bool) -> None:
+    """Raise CutShort unless the elements from `at` on are all there, up to the pixel data, if they are to be.
 
-    Sequences of undefined length are not entered: what is behind them goes unchecked.
+    Sequences of undefined length are not entered: whether what is behind them is whole goes unchecked.
     """
+    try:
+        _check_behind(data, at, grammar, implicit)
+    except CutShort:
+        if complete:
+            raise
+
+
+def _check_behind(data: memoryview, at: int, grammar: Grammar, implicit: bool) -> None:
     walk = Walk(data, grammar)
     for _ in range(_MAX_ELEMENTS_BEHIND):
         at = at if implicit else _over_plain(data, at, grammar)
-        if at < 0 or at == len(data) or is_padding(data, at):
+        if at == len(data) or is_padding(data, at):
             return
-        tag, _, _, length = walk.header(at, implicit)
-        if length == UNDEFINED and (tag not in PIXEL_DATA or data[-8:] == grammar.sequence_end):
+        tag, _, value_at, length = walk.header(at, implicit)
+        if length == UNDEFINED and tag not in PIXEL_DATA:
+            nesting.check_stretch(data, value_at, len(data), grammar)
             return
+        if length == UNDEFINED and data[-8:] == grammar.sequence_end:
+            return
+        if length >= nesting.LEAST_BYTES and tag not in PIXEL_DATA:
+            nesting.check_element(data, at, min(value_at + length, len(data)), grammar)
         at = walk.after(at, implicit)
-        if tag in PIXEL_DATA:
+        if at < 0 or tag in PIXEL_DATA:
             return
 
 
@@ -115,7 +132,7 @@ def _over_plain(data: memoryview, at: int, grammar: Grammar) -> int:
         size = 8 + length
         if code not in SHORT:
             length = long(data, at + 8)[0]
-            if code not in LONG or length == UNDEFINED:
+            if code not in LONG or length >= nesting.LEAST_BYTES:
                 return at
             size = 12 + length
         if at + size > last + 12:
@@ -193,6 +210,9 @@ class _Reading:
         uid = _value(element, self._implicit).decode("latin-1").strip("\0 ")
         if not uid:
             raise BadInstance(f"{ATTRIBUTES[slot].keyword} is empty")
+        if "\0" in uid:
+            # Databases cut a text at a NUL in places, or take none, so that two names would be one.
+            raise BadInstance(f"{ATTRIBUTES[slot].keyword} has a NUL within it")
         return uid
 
     def _text(self, slot: int, charset: Charset) -> str:

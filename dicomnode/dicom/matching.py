@@ -228,8 +228,9 @@ def _parse_name(_attribute: Attribute, _form: Form, text: str, fuzzy: bool) -> M
     # A viewer that puts asterisks round what was typed still means words, once there are several.
     if fuzzy and words and (len(words) > 1 or not _is_wild(text)):
         return NamePattern(words, words=True)
-    patterns = tuple(group for group in _name(text).split("=") if group)
-    return NamePattern(patterns) if any(pattern.strip("*") for pattern in patterns) else None
+    # A group that may be anything asks nothing beside another that may not.
+    patterns = tuple(group for group in _name(text).split("=") if group.strip("*"))
+    return NamePattern(patterns) if patterns else None
 
 
 def _parse_range(attribute: Attribute, form: Form, text: str, _fuzzy: bool) -> Match | None:

@@ -136,8 +136,11 @@ class MultipartParser:
         padding = _PADDED.match(line)
         if padding is None and not line.startswith(b"--"):
             self._state = self._body
-            yield from self._pass_on(memoryview(self._delimiter + held)[self._borrowed :])
+            # A CR that came last may begin the true delimiter.
+            kept = len(held.removesuffix(b"\r"))
+            yield from self._pass_on(memoryview(self._delimiter + held[:kept])[self._borrowed :])
             self._borrowed = 0
+            self._held = held[kept:]
             return position
         if self._parts:
             yield PartEnded()

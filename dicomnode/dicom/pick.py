@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dicomnode.dicom import nesting
 from dicomnode.dicom.scan import UNDEFINED, CutShort, Grammar, Walk, is_padding
 from dicomnode.dicom.stretches import MAX_ELEMENT_BYTES, Stretches
 from dicomnode.dicom.vr import SHORT
@@ -109,6 +110,7 @@ class _Pick:
 
     def __init__(self, data: bytes, grammar: Grammar, implicit: bool) -> None:
         self._data = data
+        self._grammar = grammar
         self._implicit = implicit
         self._order = _BIG if grammar.big_endian else _LITTLE
         self._walk = Walk(data, grammar)
@@ -161,6 +163,8 @@ class _Pick:
         after = at + 8 + length if is_short else self._walk.after(at, self._implicit)
         if after > len(data):
             raise CutShort(order.tag(tag))
+        if after - at >= nesting.LEAST_BYTES:
+            nesting.check_element(data, at, after, self._grammar)
         if slot is not None or after - at <= MAX_ELEMENT_BYTES:
             self._learn(slot, data[at:after], at, after)
         else:

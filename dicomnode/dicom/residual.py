@@ -16,7 +16,7 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 
 from dicomnode.dicom.matching import form_of, normalise, parse_match, text_of
 from dicomnode.errors import BadRequest
-from dicomnode.model.attributes import Attribute, Form, Level
+from dicomnode.model.attributes import BY_TAG, Attribute, Form, Level
 from dicomnode.model.query import Match, OneOf, Range
 
 _DEEPEST = 8
@@ -70,7 +70,7 @@ class Residual(msgspec.Struct, frozen=True):
     def accepts(self, attributes: Mapping[str, Any]) -> bool:
         """Tell whether the DICOM JSON object `attributes` fits. An absent attribute counts as empty."""
         found = False
-        for value in _values(attributes, self.path):
+        for value in values_at(attributes, self.path):
             found = True
             if self.match.accepts(self._text(value)):
                 return True
@@ -91,7 +91,7 @@ class Residual(msgspec.Struct, frozen=True):
 
 def parse_residual(named: Named, text: str, *, fuzzy: bool = False) -> Residual | None:
     """Return what `text` asks of `named`, None for universal matching. Raises: BadRequest, never quoting `text`."""
-    form = form_of(named.vr)
+    form = _form(named)
     if named.vr == "SQ":
         if text.strip():
             raise BadRequest(f"{named.keyword}: a sequence is asked for by the attributes within it, {named.keyword}.…")
@@ -106,7 +106,14 @@ def parse_residual(named: Named, text: str, *, fuzzy: bool = False) -> Residual 
     return None if match is None else Residual(named.path, form, named.vr, match)
 
 
-def _values(attributes: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Any]:
+def _form(named: Named) -> Form:
+    """Return how values are compared: as the index compares them, where it has the attribute."""
+    indexed = BY_TAG.get(named.path[-1])
+    return (indexed.form if indexed else None) or form_of(named.vr)
+
+
+def values_at(attributes: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Any]:
+    """Yield every value of the attribute at `path` in a DICOM JSON object, those of all items of its sequences."""
     # No deeper than the path, which is capped.
     element = attributes.get(path[0])
     values = element.get("Value") if isinstance(element, Mapping) else None
@@ -114,7 +121,7 @@ def _values(attributes: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[An
         if len(path) == 1:
             yield value
         elif isinstance(value, Mapping):
-            yield from _values(value, path[1:])
+            yield from values_at(value, path[1:])
 
 
 def _decimal(value: Any) -> str:

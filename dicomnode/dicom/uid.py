@@ -38,6 +38,11 @@ def is_uid(text: str) -> bool:
     return len(text) <= 64 and _UID.fullmatch(text) is not None
 
 
+def is_registered(text: str) -> bool:
+    """Tell whether the standard has given this UID a meaning (PS3.6 annex A)."""
+    return text in UID_dictionary
+
+
 def component(text: str) -> str:
     """Return a path component that stands for `text`: the UID itself, or a digest of what is no valid UID."""
     if is_uid(text):

@@ -96,3 +96,30 @@ def test_the_names_in_the_wheel() -> None:
 @needs_corpus
 def test_the_names_of_the_character_set_samples() -> None:
     check([(str(p), p.read_bytes()) for p in oracle.corpus() if p.parent.name == "charsets" and p.name != "DICOMDIR"])
+
+
+@given(
+    st.lists(st.sampled_from([*TERMS, ""]), min_size=1, max_size=4).map("\\".join),
+    st.text("aZ ^=\\é ßΩДأש山王한ｱ\r\n", max_size=12),
+)
+def test_what_can_be_written_reads_as_it_was(terms: str, text: str) -> None:
+    found = charset.of(terms.encode())
+    try:
+        raw = found.encode(text)
+    except UnicodeEncodeError:
+        assert not text.isascii()
+        return
+    assert found.decode(raw) == text
+    if "58" not in terms:  # whose escape sequences pydicom leaves in the text
+        assert pydicoms(terms, raw) == text
+
+
+def test_simplified_chinese_has_no_escape_sequences_in_its_text() -> None:
+    found = charset.of(b"\\ISO 2022 IR 58")
+    assert found.decode(b"Zhang^XiaoDong=\x1b$)A\xd5\xc5^\x1b$)A\xd0\xa1\xb6\xab") == "Zhang^XiaoDong=张^小东"
+
+
+@pytest.mark.parametrize("terms", [b"", b"ISO_IR 100", b"\\ISO 2022 IR 87", b"ISO_IR 13", b"nonsense"])
+def test_what_a_set_lacks_is_not_written(terms: bytes) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        charset.of(terms).encode("Ω홍")

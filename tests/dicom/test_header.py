@@ -305,3 +305,33 @@ def test_noise_raises_nothing_but_bad_instance(noise: bytes, syntax: UID) -> Non
     except BadInstance:
         return
     assert found is None
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES[:3])
+def test_a_stray_delimiter_ends_the_data_set(syntax: UID) -> None:
+    # Found by tests/fuzz.
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    ds = make()
+    del ds.PixelData
+    data = data_set_of(part10(ds, syntax)) + struct.pack(order + "HHL", 0xFFFE, 0xE00D, 0)
+    for rest in (b"", b"more of it"):
+        found = read_header(data + rest, syntax)
+        assert found is not None
+        assert found.sop_instance_uid == ds.SOPInstanceUID
+
+
+def test_what_identifies_a_deflated_object_is_not_sought_for_long() -> None:
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    far = struct.pack("<HH2sHL", 0x0007, 0x1001, b"OB", 0, 20 << 20) + bytes(20 << 20) + data_set_of(part10(make()))
+    data = deflater.compress(far) + deflater.flush()
+    with pytest.raises(BadInstance, match="more than 8388608 bytes"):
+        read_header(data, DeflatedExplicitVRLittleEndian)
+
+
+@pytest.mark.parametrize("keyword", IDENTITY)
+def test_a_nul_within_a_uid_is_refused(keyword: str) -> None:
+    data = data_set_of(part10(make(**{keyword: "1.2.3.4.5.66"})))
+    with pytest.raises(BadInstance, match=f"{keyword} has a NUL within it"):
+        read_header(data.replace(b"1.2.3.4.5.66", b"1.2.3\x004.5.66"), ExplicitVRLittleEndian)
+    found = read_header(data.replace(b"1.2.3.4.5.66", b"1.2.3.4.5.\0\0"), ExplicitVRLittleEndian)
+    assert found is not None, "padding is forgiven"

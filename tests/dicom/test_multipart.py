@@ -151,3 +151,11 @@ def test_bodies_are_viewed_not_copied() -> None:
     assert isinstance(event, PartData)
     assert event.data.obj is piece
     assert len(event.data) == len(piece)
+
+
+def test_a_line_that_is_no_boundary_after_all_may_end_in_the_start_of_one() -> None:
+    # Found by tests/fuzz.
+    body = b"--bound\r\n\r\na\r\n--bound \r\r\n--bound--"
+    whole = read([body])
+    assert whole == ([({}, b"a\r\n--bound \r")], True)
+    assert read([body[at : at + 1] for at in range(len(body))]) == whole
