@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from dicomnode import plug
-from dicomnode.config import Config, Faults, PeerTable, is_loopback, parse_peer, read_config
+from dicomnode.config import ClientTlsTable, Config, PeerTable, is_loopback, parse_peer
+from dicomnode.config_file import Faults, read_config
 from dicomnode.errors import ConfigError
 from dicomnode.ports.storage import Storage
 
@@ -101,6 +102,24 @@ def test_values_come_from_the_environment(tmp_path: Path) -> None:
         ),
         ('[node]\ntenant = "../x"', "node.tenant: must be 1 to 64"),
         ('[peers]\nct = "CT1 192.0.2.7"', "peers.ct: 'CT1 192.0.2.7' is not AET@host:port"),
+        ('[peers]\nct = { ae_title = "A", host = "h", port = 0 }', "peers.ct.port: must be 1 to 65535"),
+        ('[peers]\nct = { ae_title = "", host = "h", port = 1 }', "peers.ct.ae_title: must be 1 to 16"),
+        ('[peers]\nct = { ae_title = "A", host = "h", port = 1, services = ["fnd"] }', "invalid enum value 'fnd'"),
+        ('[peers]\nct = { ae_title = "A", host = "h", port = 1, tenant = "../x" }', "peers.ct.tenant: must be 1 to 64"),
+        (
+            '[peers]\nct = { ae_title = "A", host = "h", port = 1, certificate = "ct" }',
+            "peers.ct.certificate: nobody would look at it",
+        ),
+        ("[storescp]\nport = -1", "storescp.port: both doors are shut"),
+        ("[storescp.tls]\nport = 2762", "storescp.tls.certificate: is needed for storescp.tls.port"),
+        (
+            '[storescp.ae_titles]\nMUCH_TOO_LONG_A_TITLE = "x"',
+            "storescp.ae_titles.MUCH_TOO_LONG_A_TITLE: must be 1 to 16",
+        ),
+        ('[storescp.ae_titles]\nA = "../x"', "storescp.ae_titles.A: must be 1 to 64"),
+        ('[storescp]\nuser_identity = "required"', "storescp.user_identity: nobody could come in"),
+        ('[users]\nanna = { passcode = "$scrypt$ln=14" }', "users.anna.passcode: is no hash"),
+        ('[users]\nanna = { tenant = "a b" }', "users.anna.tenant: must be 1 to 64"),
         ("port = 1\n[", "is not TOML"),
         ("[storage]\noption = {}", "storage.option: there is no such key (did you mean options?)"),
     ],
@@ -146,6 +165,20 @@ def test_peers_are_read_in_either_form(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text('[peers]\na = "CT1@[::1]:104"\nb = {ae_title = "MR", host = "mr.local", port = 105}\n')
     assert read_config(file).peers == {"a": PeerTable("CT1", "::1", 104), "b": PeerTable("MR", "mr.local", 105)}
+
+
+def test_a_peer_on_tls_holds_all_that_is_needed_to_call_it(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(
+        '[peers]\na = {ae_title = "A", host = "h", port = 1, tls = true}\n'
+        'b = {ae_title = "B", host = "h", port = 1, tls = {ca = "other.pem"}}\n'
+        'c = "C@h:1"\n'
+        '[node.tls]\nca = "ca.pem"\n[storescp.tls]\ncertificate = "own.pem"\nkey = "own.key"\n'
+    )
+    peers = read_config(file).peers
+    assert peers["a"].tls == ClientTlsTable("ca.pem", "own.pem", "own.key")
+    assert peers["b"].tls == ClientTlsTable("other.pem")
+    assert peers["c"].tls is False
 
 
 @pytest.mark.parametrize(

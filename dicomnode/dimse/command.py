@@ -51,6 +51,7 @@ class Command(msgspec.Struct, frozen=True):
     priority: int = MEDIUM
     status: int | None = None
     error_comment: str = ""
+    error_id: int | None = None
     move_destination: str = ""
     move_originator_aet: str = ""
     move_originator_message_id: int | None = None
@@ -131,6 +132,7 @@ _ELEMENTS: dict[int, tuple[str, _Form]] = {
     0x0800: ("data_set", _PRESENCE),
     0x0900: ("status", _NUMBER),
     0x0902: ("error_comment", _STRING),
+    0x0903: ("error_id", _NUMBER),
     0x1000: ("affected_sop_instance_uid", _UID),
     0x1001: ("requested_sop_instance_uid", _UID),
     0x1002: ("event_type_id", _NUMBER),

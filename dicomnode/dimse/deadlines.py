@@ -16,17 +16,19 @@ class Phase(StrEnum):
     ARTIM = "artim_s"
     IDLE = "idle_s"
     MESSAGE = "message_s"
+    PDU = "pdu_s"
 
 
 class Standing(NamedTuple):
     """Where an association is. `step` changes when its deadline starts anew, `reads` when something came.
 
-    `reads` is -1 where the peer is not expected to send.
+    `reads` is -1 where the peer is not expected to send. `pdu` is the number of the PDU that is arriving, -1 for none.
     """
 
     phase: Phase
     step: int
     reads: int
+    pdu: int = -1
 
 
 class Watch:
@@ -40,17 +42,17 @@ class Watch:
         expired: Callable[[Phase], None],
     ) -> None:
         self._loop = loop
-        self._most = {Phase.ARTIM: limits.artim_s, Phase.IDLE: limits.idle_s, Phase.MESSAGE: limits.message_s}
+        self._most = {phase: float(getattr(limits, phase.value)) for phase in Phase}
         self._pace = min(1.0, *(most / 4 for most in self._most.values()))
         self._standing = standing
         self._expired = expired
         self._timer: asyncio.TimerHandle | None = None
         self._last = Standing(Phase.ARTIM, 0, 0)
-        self._since = self._quiet_since = 0.0
+        self._since = self._quiet_since = self._pdu_since = 0.0
 
     def start(self) -> None:
         """Begin with the ARTIM deadline."""
-        self._since = self._quiet_since = self._loop.time()
+        self._since = self._quiet_since = self._pdu_since = self._loop.time()
         self._timer = self._loop.call_later(self._pace, self._look)
 
     def stop(self) -> None:
@@ -66,10 +68,19 @@ class Watch:
             self._since = now
         if standing != self._last or standing.reads == -1:
             self._quiet_since = now
+        if standing.pdu != self._last.pdu or standing.pdu == -1:
+            self._pdu_since = now
         self._last = standing
-        if now - self._since >= self._most[standing.phase]:
-            self._since = now
-            self._expired(standing.phase)
-        elif standing.phase is Phase.MESSAGE and now - self._quiet_since >= self._most[Phase.IDLE]:
-            self._quiet_since = now
-            self._expired(Phase.IDLE)
+        if (late := self._late(standing, now)) is not None:
+            self._since = self._quiet_since = self._pdu_since = now
+            self._expired(late)
+
+    def _late(self, standing: Standing, now: float) -> Phase | None:
+        most = self._most
+        if now - self._since >= most[standing.phase]:
+            return standing.phase
+        if standing.phase is not Phase.ARTIM and now - self._pdu_since >= most[Phase.PDU]:
+            return Phase.PDU
+        if standing.phase is Phase.MESSAGE and now - self._quiet_since >= most[Phase.IDLE]:
+            return Phase.IDLE
+        return None

@@ -7,17 +7,19 @@ used on what strangers send; what we send is made with it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Any
 
 import msgspec
 
+from dicomnode.dicom.uid import is_uid
 from dicomnode.dimse.pdu import Breach
 
 CONTEXTS_MOST = 128
 SYNTAXES_MOST = 128
 USER_ITEMS_MOST = 512
+RELATED_MOST = 64  # general SOP classes that one SOP class is related to
 
 _ITEM = Struct(">BxH")
 _FIXED = Struct(">H2x16s16s32x")
@@ -30,9 +32,11 @@ TRANSFER_SYNTAX = 0x40
 USER_INFORMATION = 0x50
 MAXIMUM_LENGTH = 0x51
 IMPLEMENTATION_CLASS = 0x52
+OPERATIONS_WINDOW = 0x53
 ROLE_SELECTION = 0x54
 IMPLEMENTATION_VERSION = 0x55
 EXTENDED_NEGOTIATION = 0x56
+COMMON_EXTENDED_NEGOTIATION = 0x57
 USER_IDENTITY_RQ = 0x58
 USER_IDENTITY_AC = 0x59
 
@@ -69,16 +73,36 @@ class Identity(msgspec.Struct, frozen=True):
     primary: bytes
     secondary: bytes
 
+    def __repr__(self) -> str:
+        return f"Identity(kind={self.kind})"
+
+
+class Window(msgspec.Struct, frozen=True):
+    """How many operations the requestor may invoke and perform at a time; 0 is any number (PS3.7 D.3.3.3)."""
+
+    invoked: int = 1
+    performed: int = 1
+
+
+class Kinship(msgspec.Struct, frozen=True):
+    """What service a SOP class belongs to, and which general SOP classes it is like (PS3.7 D.3.3.6)."""
+
+    service_class_uid: str
+    related: tuple[str, ...] = ()
+
 
 class UserInformation(msgspec.Struct, frozen=True):
-    """What both ends tell about themselves. `max_pdu` in bytes, 0 for any."""
+    """What both ends tell about themselves. `max_pdu` in bytes, 0 for any; `confirmed` answers an identity."""
 
     max_pdu: int = 0
     implementation_class_uid: str = ""
     implementation_version_name: str = ""
     roles: dict[str, Role] = {}
     extended: dict[str, bytes] = {}
+    kinships: dict[str, Kinship] = {}
+    window: Window | None = None
     identity: Identity | None = None
+    confirmed: bool = False
 
 
 class Associate(msgspec.Struct, frozen=True):
@@ -163,29 +187,52 @@ def _answer(value: bytes) -> Answer:
 
 
 def _user(value: bytes) -> UserInformation:
-    found: dict[str, Any] = {}
-    roles: dict[str, Role] = {}
-    extended: dict[str, bytes] = {}
+    found: dict[str, Any] = {"roles": {}, "extended": {}, "kinships": {}}
     for kind, inner in _items(value, USER_ITEMS_MOST):
-        if kind == MAXIMUM_LENGTH:
-            if len(inner) != 4:
-                raise Breach("a maximum length that is no number")
-            found["max_pdu"] = int.from_bytes(inner, "big")
-        elif kind == IMPLEMENTATION_CLASS:
-            found["implementation_class_uid"] = _uid(inner)
-        elif kind == IMPLEMENTATION_VERSION:
-            found["implementation_version_name"] = _title(inner[:16])
-        elif kind == ROLE_SELECTION:
+        if kind in _ONE_OF_ITS_KIND:
+            name, read_one = _ONE_OF_ITS_KIND[kind]
+            found[name] = read_one(inner)
+        elif kind in _ONE_A_CLASS:
+            name, read_rest = _ONE_A_CLASS[kind]
             uid, rest = _counted(inner)
-            if len(rest) != 2:
-                raise Breach("a role selection that is none")
-            roles[_uid(uid)] = Role(bool(rest[0]), bool(rest[1]))
-        elif kind == EXTENDED_NEGOTIATION:
-            uid, rest = _counted(inner)
-            extended[_uid(uid)] = rest
-        elif kind == USER_IDENTITY_RQ:
-            found["identity"] = _identity(inner)
-    return UserInformation(roles=roles, extended=extended, **found)
+            read = read_rest(rest)
+            if is_uid(sop_class := _uid(uid)):  # the answer repeats it, and what we say is right
+                found[name][sop_class] = read
+    return UserInformation(**found)
+
+
+def _length(value: bytes) -> int:
+    if len(value) != 4:
+        raise Breach("a maximum length that is no number")
+    return int.from_bytes(value, "big")
+
+
+def _version(value: bytes) -> str:
+    return _title(value[:16])
+
+
+def _window(value: bytes) -> Window:
+    if len(value) != 4:
+        raise Breach("an asynchronous operations window that is none")
+    return Window(int.from_bytes(value[:2], "big"), int.from_bytes(value[2:], "big"))
+
+
+def _role(value: bytes) -> Role:
+    if len(value) != 2:
+        raise Breach("a role selection that is none")
+    return Role(bool(value[0]), bool(value[1]))
+
+
+def _kinship(value: bytes) -> Kinship:
+    service, rest = _counted(value)
+    listed = _counted(rest)[0] if rest else b""  # what may follow is reserved
+    related = []
+    while listed:
+        uid, listed = _counted(listed)
+        related.append(_uid(uid))
+        if len(related) > RELATED_MOST:
+            raise Breach("too many related general SOP classes")
+    return Kinship(_uid(service), tuple(related))
 
 
 def _counted(value: bytes) -> tuple[bytes, bytes]:
@@ -217,3 +264,19 @@ _NOT_PRINTABLE = re.compile(r"[^ -~]")
 
 def _title(value: bytes) -> str:
     return _NOT_PRINTABLE.sub("?", value.decode("latin-1").strip(" \0"))
+
+
+_Read = Callable[[bytes], Any]
+_ONE_OF_ITS_KIND: dict[int, tuple[str, _Read]] = {
+    MAXIMUM_LENGTH: ("max_pdu", _length),
+    IMPLEMENTATION_CLASS: ("implementation_class_uid", _uid),
+    IMPLEMENTATION_VERSION: ("implementation_version_name", _version),
+    OPERATIONS_WINDOW: ("window", _window),
+    USER_IDENTITY_RQ: ("identity", _identity),
+    USER_IDENTITY_AC: ("confirmed", lambda _value: True),
+}
+_ONE_A_CLASS: dict[int, tuple[str, _Read]] = {
+    ROLE_SELECTION: ("roles", _role),
+    EXTENDED_NEGOTIATION: ("extended", bytes),
+    COMMON_EXTENDED_NEGOTIATION: ("kinships", _kinship),
+}

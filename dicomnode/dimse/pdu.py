@@ -53,12 +53,12 @@ class Rejection(PeerError):
         self.reason = reason
 
 
-def check_head(kind: int, length: int, p_data_max: int) -> None:
+def check_head(kind: int, length: int, p_data_max: int, associate_max: int = ASSOCIATE_MAX) -> None:
     """Raise Breach unless a PDU of this type may be this long; nothing has been allocated for it yet."""
     if kind == P_DATA_TF:
         fits = 6 <= length <= p_data_max
     elif kind in (ASSOCIATE_RQ, ASSOCIATE_AC):
-        fits = 68 <= length <= ASSOCIATE_MAX
+        fits = 68 <= length <= associate_max
     elif 0 < kind <= ABORT:
         fits = length == 4
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol, cast
@@ -14,6 +15,7 @@ from dicomnode.dimse import pdu, state
 from dicomnode.dimse.deadlines import Phase, Standing, Watch
 from dicomnode.dimse.pdu import Breach, Garbage, Rejection
 from dicomnode.dimse.receive import Message, Receiver
+from dicomnode.dimse.tls import problem_of
 from dicomnode.errors import PeerError
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
@@ -62,6 +64,8 @@ class UpperLayer(asyncio.BufferedProtocol):
         self.receiver = Receiver(self, limits)
         self.transport: asyncio.Transport
         self.over = False
+        self._asked = False  # a whole A-ASSOCIATE has come
+        self._agreed = False  # the user answered a release that is not to be answered yet
         self._socket: socket.socket | None = None
         self._reads = self._sends = 0
         self._paused = False
@@ -92,7 +96,7 @@ class UpperLayer(asyncio.BufferedProtocol):
         try:
             return self.receiver.buffer()
         except Breach as breach:
-            self._fail(breach)
+            self.fail(breach)
             return self.receiver.buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -105,7 +109,7 @@ class UpperLayer(asyncio.BufferedProtocol):
         try:
             self.receiver.received(nbytes)
         except PeerError as problem:
-            self._fail(problem)
+            self.fail(problem)
         if self.receiver.held and not self._paused:
             self._paused = True
             self.transport.pause_reading()
@@ -118,11 +122,15 @@ class UpperLayer(asyncio.BufferedProtocol):
         """Tell everyone who still waits."""
         self._watch.stop()
         self.machine.step(state.CLOSED)
+        if isinstance(error, ssl.SSLError):
+            self._end(Ending.LOST, problem_of(error, "the peer"))
         self._end(Ending.LOST, PeerError("the connection was lost", transient=True))
         if self._socket is not None:
             self._socket.close()
             self._socket = None
         self.resume_writing()
+        # An association is a ring of objects, which the garbage collector may find late: its buffers go now.
+        self.receiver.close()
         self.user.closed()
 
     def pause_writing(self) -> None:
@@ -150,11 +158,15 @@ class UpperLayer(asyncio.BufferedProtocol):
             self.transport.close()
         elif kind == pdu.RELEASE_RQ:
             self.user.release_asked()
+        elif kind == pdu.RELEASE_RP and self.machine.state == state.COLLISION_CONFIRMED:
+            if self._agreed:
+                self.answer_release()
         elif kind == pdu.RELEASE_RP:
             self._end(Ending.RELEASED, PeerError("the association is released"))
             self.transport.close()
         else:
             self.user.associate(kind, body)
+            self._asked = True
 
     def message(self, message: Message) -> bool:
         """Hand a message up."""
@@ -232,6 +244,7 @@ class UpperLayer(asyncio.BufferedProtocol):
         """Agree to part, and wait for the peer to close."""
         action = self.machine.step(state.ANSWER_RELEASE)
         if not action:
+            self._agreed = True  # both asked at once, and it is the requestor who answers first (PS3.8 7.2.3)
             return
         self.transport.write(pdu.release_rp())
         if action == "AR-4":
@@ -251,11 +264,16 @@ class UpperLayer(asyncio.BufferedProtocol):
         self._end(Ending.TIMED_OUT, PeerError("the peer said nothing", transient=True))
         self.transport.abort()
 
+    def hang_up(self, problem: PeerError) -> None:
+        """Close the socket before anything was said, because of `problem`."""
+        self._end(Ending.REJECTED, problem)
+        self.transport.abort()
+
     def _go_on(self, work: Callable[[], None]) -> None:
         try:
             work()
         except PeerError as problem:
-            self._fail(problem)
+            self.fail(problem)
         if self._paused and not self.receiver.held:
             self._paused = False
             self.transport.resume_reading()
@@ -264,12 +282,13 @@ class UpperLayer(asyncio.BufferedProtocol):
         receiver = self.receiver
         if self.over or not receiver.established:
             return Standing(Phase.ARTIM, 0, 0)
-        within = receiver.within
+        within, step = receiver.within, receiver.messages + self._sends
+        arriving = receiver.pdus if receiver.within_pdu else -1
         if receiver.busy or within:
             # While a handler works, the peer has nothing to send.
-            return Standing(Phase.MESSAGE, receiver.messages + self._sends, self._reads if within else -1)
+            return Standing(Phase.MESSAGE, step, self._reads if within else -1, arriving)
         receiver.room.shrink()
-        return Standing(Phase.IDLE, receiver.messages + self._sends, self._reads)
+        return Standing(Phase.IDLE, step, self._reads, arriving)
 
     def _expired(self, phase: Phase) -> None:
         if phase is Phase.ARTIM:
@@ -278,7 +297,7 @@ class UpperLayer(asyncio.BufferedProtocol):
         else:
             self.abort(PeerError(f"the peer took too long ({phase})", transient=True), Ending.TIMED_OUT)
 
-    def _fail(self, problem: PeerError) -> None:
+    def fail(self, problem: PeerError) -> None:
         """Answer a fault of the peer's as the standard wants, and end."""
         if isinstance(problem, Garbage):
             self._end(Ending.GARBAGE, problem)
@@ -289,7 +308,7 @@ class UpperLayer(asyncio.BufferedProtocol):
             reason = problem.reason if isinstance(problem, Breach) else pdu.NOT_SPECIFIED
             # Before a request is in the standard has the service user abort (AA-1), later the provider (AA-8).
             self.machine.step(state.INVALID_PDU)
-            by_provider = self.machine.requestor or self.receiver.established
+            by_provider = self.machine.requestor or self._asked
             self.transport.write(pdu.abort(by_provider=by_provider, reason=reason))
             self._end(Ending.ABORTED, problem)
 

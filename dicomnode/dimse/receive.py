@@ -21,6 +21,7 @@ from dicomnode.errors import NodeError
 _BEFORE = 4 * 1024  # until an association stands, a socket costs no more than this
 _AFTER = 256 * 1024
 _DIRECT = 64 * 1024  # with this much of a fragment to come, a read of its own pays
+_ABORT_SIZE = 10  # bytes of an A-ABORT PDU
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -66,7 +67,7 @@ class Receiver:
         self.busy = False  # the sink has a request
         self._lent = False  # … whose data set lies in the room, or came through it
         self.held = False  # nothing more may be worked on now, so nothing should be read
-        self.messages = 0
+        self.messages = self.pdus = 0
         self._over = False
         self._use(_BEFORE)
         self._body = bytearray()
@@ -95,6 +96,11 @@ class Receiver:
         self._use(_AFTER)
         self._view[: len(left)] = left
         self._end = len(left)
+
+    @property
+    def within_pdu(self) -> bool:
+        """Whether a PDU has begun and is not all here, though nothing keeps us from reading it."""
+        return (self._pdu_left > 0 or self._body_left > 0) and not self.held
 
     @property
     def within(self) -> bool:
@@ -154,13 +160,25 @@ class Receiver:
     def end(self, error: NodeError) -> None:
         """Throw away all that comes from now on, and tell the reader of a half-arrived data set."""
         self._over = True
-        self._start = self._end = 0
+        self._throw_away()
         if self.room.rest is not None:
             self.room.rest.finish(error)
 
+    def close(self) -> None:
+        """Let the buffers go; nothing more will come. What a handler was lent stays its own."""
+        self._use(0)
+        self.room.close()
+
+    def _throw_away(self) -> None:
+        """Let go of what came after the end. Who aborts even then waits for us to close (PS3.8 AA-2), as dcmtk does."""
+        last = bytes(self._view[max(self._start, self._end - _ABORT_SIZE) : self._end])
+        self._start = self._end = 0
+        if len(last) == _ABORT_SIZE and last[0] == pdu.ABORT and last[2:6] == b"\0\0\0\x04":
+            self._sink.control(pdu.ABORT, last[6:])
+
     def _work(self) -> None:
         if self._over:
-            self._start = self._end = 0
+            self._throw_away()
             return
         while not self.held and not self._over:
             if self._pdv_left:
@@ -186,7 +204,8 @@ class Receiver:
             return False
         length: int
         kind, length = pdu.HEAD.unpack_from(self._scratch, start)
-        pdu.check_head(kind, length, self._limits.pdu_received)
+        pdu.check_head(kind, length, self._limits.pdu_received, self._limits.associate)
+        self.pdus += 1
         self._sink.begins(kind)
         self._start = start + 6
         if kind == pdu.P_DATA_TF:

@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Self
 
 import msgspec
 
 from dicomnode.dimse import command as dimse_command
 from dicomnode.dimse import send
-from dicomnode.dimse.associate import VERIFICATION, Context, Settled
+from dicomnode.dimse.associate import Context, Settled
 from dicomnode.dimse.command import Command, Originator
 from dicomnode.dimse.pdu import Breach
 from dicomnode.dimse.protocol import UpperLayer
 from dicomnode.dimse.receive import Message
+from dicomnode.dimse.service import VERIFICATION
 from dicomnode.dimse.status import is_pending
 from dicomnode.errors import PeerError
 
@@ -78,9 +80,14 @@ class Conversation:
         """The Message ID of the request."""
         return self._command.message_id
 
+    @property
+    def over(self) -> bool:
+        """Whether no more will come, though some may still wait to be read."""
+        return self._last or self._problem is not None
+
     def cancel(self) -> None:
         """Ask the peer to stop (C-CANCEL, PS3.7 9.3.2.3); the last response still comes."""
-        if not self._last and self._problem is None:
+        if not self.over:
             self._requester.cancel(self._context_id, self._command)
 
     # What the requester calls.
@@ -118,7 +125,9 @@ class Requester:
         self._message_id = 0
         self._waiting: dict[int, Conversation | asyncio.Future[Response]] = {}
         self._held = False
+        self._sending = asyncio.Lock()
         self._problem: PeerError | None = None
+        self._end = asyncio.Event()
 
     def establish(self, settled: Settled) -> None:
         """Learn what was agreed upon."""
@@ -134,6 +143,17 @@ class Requester:
     def over(self) -> bool:
         """Whether nothing can be asked any more."""
         return self._problem is not None or self._layer.over
+
+    async def lasts(self, seconds: float) -> bool:
+        """Return whether the association still stands after so long, at once when it does not."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._end.wait(), seconds)
+        return not self.over
+
+    @property
+    def idle(self) -> bool:
+        """Whether no response is waited for."""
+        return not self._waiting
 
     def accepts(self, sop_class_uid: str, transfer_syntax_uid: str) -> bool:
         """Tell whether such an object may be sent."""
@@ -167,7 +187,8 @@ class Requester:
     ) -> int:
         """Send an object, `data_set` and then `rest`; return the peer's status (see `status.is_stored`).
 
-        Raises: NotAccepted, when there is no presentation context for it; PeerError, when the association is over.
+        Raises: NotAccepted, when there is no presentation context for it; PeerError, when the association is over; what
+            `rest` raises, and then the association is over too.
         """
         context_id = self._by_syntax.get((sop_class_uid, transfer_syntax_uid))
         if context_id is None:
@@ -175,17 +196,9 @@ class Requester:
         message_id = self._next_id()
         command_set = dimse_command.encode_store_rq(message_id, sop_class_uid, sop_instance_uid, originator)
         response = self._expect(message_id)
-        layer, longest = self._layer, self._longest
-        layer.send(
-            *send.command_parts(context_id, command_set, longest),
-            *send.data_set_parts(context_id, data_set, longest, last=rest is None),
-        )
-        if rest is not None:
-            await layer.drained()
-            async for chunk in rest:
-                layer.send(*send.data_set_parts(context_id, chunk, longest, last=False))
-                await layer.drained()
-            layer.send(*send.data_set_parts(context_id, b"", longest, last=True))
+        # The fragments of two messages may not mix (PS3.8 annex E.1).
+        async with self._sending:
+            await self._send_object(context_id, command_set, data_set, rest)
         return (await response).status
 
     async def ask(self, context_id: int, command: Command, data: bytes = b"") -> Response:
@@ -238,6 +251,7 @@ class Requester:
     def ended(self, problem: PeerError) -> None:
         """Tell everyone who waits for a response that none will come."""
         self._problem = problem
+        self._end.set()
         waiting, self._waiting = self._waiting, {}
         for one in waiting.values():
             if isinstance(one, Conversation):
@@ -247,6 +261,26 @@ class Requester:
                 one.exception()  # nobody may be waiting any more
 
     # Its own.
+
+    async def _send_object(
+        self, context_id: int, command_set: bytes, data_set: bytes | memoryview, rest: AsyncIterator[bytes] | None
+    ) -> None:
+        layer, longest = self._layer, self._longest
+        layer.send(
+            *send.command_parts(context_id, command_set, longest),
+            *send.data_set_parts(context_id, data_set, longest, last=rest is None),
+        )
+        try:
+            await layer.drained()
+            if rest is not None:
+                async for chunk in rest:
+                    layer.send(*send.data_set_parts(context_id, chunk, longest, last=False))
+                    await layer.drained()
+                layer.send(*send.data_set_parts(context_id, b"", longest, last=True))
+        except BaseException:
+            if rest is not None:  # the peer waits for the end of an object, which will not come
+                layer.abort(PeerError("this end aborted the association"))
+            raise
 
     def _numbered(self, command: Command, data: bytes) -> Command:
         return msgspec.structs.replace(command, message_id=self._next_id(), data_set=bool(data))

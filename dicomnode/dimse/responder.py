@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
@@ -17,24 +18,38 @@ import msgspec
 from dicomnode import log
 from dicomnode.dimse import command as dimse_command
 from dicomnode.dimse import send, status
-from dicomnode.dimse.associate import VERIFICATION, Context, Settled
+from dicomnode.dimse.associate import Context, Settled
 from dicomnode.dimse.command import RESPONSE, Command
+from dicomnode.dimse.outbox import Outbox
 from dicomnode.dimse.protocol import UpperLayer
 from dicomnode.dimse.receive import Message
 from dicomnode.dimse.requester import Requester
+from dicomnode.dimse.service import ECHO, EVERY, VERIFICATION, service_of
 from dicomnode.errors import PeerError
 
 _log = log.get(__name__)
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who is at the other end, and for whom: `tenant` is where its objects go, `user` who it proved to be, or ""."""
+    """Who is at the other end, and for whom: `tenant` is where its objects go, `user` who it proved to be, or "".
+
+    `services` are those that it may ask for.
+    """
 
     calling_aet: str = ""
     called_aet: str = ""
     peer_ip: str = ""
     tenant: str = ""
     user: str = ""
+    services: frozenset[str] = EVERY
+
+    def may_ask(self, command_field: int, sop_class_uid: str) -> bool:
+        """Tell whether it may send this command in a presentation context of this SOP class."""
+        return self.services is EVERY or _service(command_field, sop_class_uid) in self.services
+
+
+def _service(command_field: int, sop_class_uid: str) -> str:
+    return ECHO if command_field == dimse_command.C_ECHO_RQ else service_of(sop_class_uid)
 
 
 class StoreRequest(msgspec.Struct, frozen=True):
@@ -65,7 +80,8 @@ class Request(msgspec.Struct, frozen=True):
     """Anything but C-STORE and C-ECHO that a peer asks for. `data` is its data set as it came, b"" where it has none.
 
     `sop_class_uid` is the abstract syntax of the presentation context, `extended` what was agreed for it in SOP class
-    extended negotiation (b"" for nothing). `partner` asks the peer in return, for as long as the association stands.
+    extended negotiation (b"" for nothing). `partner` asks the peer in return, for as long as the association stands;
+    what belongs to this request goes out on `context_id`.
     """
 
     caller: Caller
@@ -76,6 +92,7 @@ class Request(msgspec.Struct, frozen=True):
     extended: bytes
     partner: Requester
     cancellation: Cancellation
+    context_id: int = 0
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -84,6 +101,7 @@ class Reply(msgspec.Struct, frozen=True):
     status: int
     data: bytes = b""
     error_comment: str = ""
+    error_id: int | None = None
     sop_instance_uid: str = ""
     remaining: int | None = None
     completed: int | None = None
@@ -115,6 +133,7 @@ class Responder:
         self._handlers = handlers
         self._requester = requester
         self._done = done
+        self._outbox = Outbox(layer)
         self._caller = Caller()
         self._contexts: Mapping[int, Context] = {}
         self._extended: Mapping[str, bytes] = {}
@@ -138,7 +157,7 @@ class Responder:
             self._cancel(message.command.responding_to)
             return True
         if field == dimse_command.C_ECHO_RQ and message.data is None and not self._layer.clogged:
-            self._answer(message, Reply(status.SUCCESS))
+            self._answer(message, Reply(status.SUCCESS if self._may(message) else status.NOT_AUTHORIZED))
             return True
         self.task = asyncio.get_running_loop().create_task(self._serve(message), context=self._vars)
         return False
@@ -174,6 +193,8 @@ class Responder:
 
     async def _store(self, message: Message) -> int:
         context, command = self._contexts[message.context_id], message.command
+        if not self._may(message):
+            return status.NOT_AUTHORIZED
         if context.abstract_syntax == VERIFICATION or not context.as_scp:
             return status.SOP_CLASS_NOT_SUPPORTED
         if message.data is None:
@@ -210,9 +231,12 @@ class Responder:
 
     def _replies(self, message: Message) -> Replies:
         command, context = message.command, self._contexts[message.context_id]
+        if not self._may(message):
+            return _only(Reply(status.NOT_AUTHORIZED))
         if command.command_field == dimse_command.C_ECHO_RQ:
             return _only(Reply(status.SUCCESS))
-        if not context.as_scp:
+        # Reports come from the SCP (PS3.7 10.1.1).
+        if not (context.as_scu if command.command_field == dimse_command.N_EVENT_REPORT_RQ else context.as_scp):
             return _only(Reply(status.SOP_CLASS_NOT_SUPPORTED))
         operation = self._handlers.operations.get((command.command_field, context.abstract_syntax))
         if operation is None:
@@ -224,9 +248,12 @@ class Responder:
         return operation(
             Request(
                 self._caller, command, context.abstract_syntax, context.transfer_syntax, data, extended,
-                self._requester, cancellation,
+                self._requester, cancellation, context.context_id,
             )
         )  # fmt: skip
+
+    def _may(self, message: Message) -> bool:
+        return self._caller.may_ask(message.command.command_field, self._contexts[message.context_id].abstract_syntax)
 
     def _is_gone(self, error: Exception) -> bool:
         """Tell whether a handler failed because nobody is there any more."""
@@ -234,14 +261,30 @@ class Responder:
 
     def _answer(self, message: Message, reply: Reply) -> None:
         request = message.command
+        is_match = reply.status in _MATCHES and reply.remaining is None
         if request.command_field == dimse_command.C_STORE_RQ:
             command_set = dimse_command.encode_store_rsp(request, reply.status)
+        elif is_match:
+            command_set = _encode_match(request, reply.status, bool(reply.data))
         else:
             command_set = dimse_command.encode(_response(request, reply))
         parts: list[bytes | memoryview] = list(send.command_parts(message.context_id, command_set, self._longest))
         if reply.data:
             parts += send.data_set_parts(message.context_id, reply.data, self._longest, last=True)
-        self._layer.send(*parts)
+        if is_match:
+            self._outbox.put(parts)  # a write for each of a thousand matches would take longer than finding them
+        else:
+            self._outbox.flush()
+            self._layer.send(*parts)
+
+
+_MATCHES = frozenset({status.PENDING, status.PENDING_WITH_WARNING})
+
+
+@lru_cache(maxsize=64)
+def _encode_match(request: Command, result: int, data_set: bool) -> bytes:
+    """Return the command set that tells of a match, which is the same for each match of a question."""
+    return dimse_command.encode(_response(request, Reply(result, b"-" if data_set else b"")))
 
 
 def _response(request: Command, reply: Reply) -> Command:
@@ -255,6 +298,7 @@ def _response(request: Command, reply: Reply) -> Command:
         ),
         status=reply.status,
         error_comment=reply.error_comment[:64],
+        error_id=reply.error_id,
         event_type_id=request.event_type_id,
         action_type_id=request.action_type_id,
         remaining=reply.remaining,

@@ -143,6 +143,11 @@ class Room:
             self._buffer = bytearray()
             self._view = memoryview(self._buffer)
 
+    def close(self) -> None:
+        """Let the buffer go; nothing more will come."""
+        self._buffer = bytearray()
+        self._view = memoryview(self._buffer)
+
     def _extend(self) -> None:
         if self.rest is not None:
             self.rest.push(self._view[: self.used])

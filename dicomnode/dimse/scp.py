@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import secrets
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Protocol
 
+import msgspec
 import structlog
 
 from dicomnode import log, metrics
@@ -15,15 +17,24 @@ from dicomnode.config import LimitsTable
 from dicomnode.dimse import associate, pdu
 from dicomnode.dimse.associate import Policy
 from dicomnode.dimse.command import RESPONSE
+from dicomnode.dimse.handshake import Waiting
 from dicomnode.dimse.items import Associate
 from dicomnode.dimse.pdu import Breach, Rejection
 from dicomnode.dimse.protocol import Ending, UpperLayer
 from dicomnode.dimse.receive import Message
 from dicomnode.dimse.requester import Requester
 from dicomnode.dimse.responder import Caller, Handlers, Responder
+from dicomnode.dimse.tls import Certificate, address_of, certificate_of
 from dicomnode.errors import PeerError
 
 _log = log.get(__name__)
+
+
+class Visitor(msgspec.Struct, frozen=True):
+    """Where an association comes from; `certificate` is what was shown and verified on TLS."""
+
+    peer_ip: str
+    certificate: Certificate | None = None
 
 
 class House(Protocol):
@@ -33,19 +44,19 @@ class House(Protocol):
     limits: LimitsTable
     handlers: Handlers
 
-    def admit(self, request: Associate, peer_ip: str) -> Caller:
-        """Return who comes in, and count it among those inside. Raises: Rejection."""
+    def admit(self, request: Associate, visitor: Visitor) -> Caller | Coroutine[Any, Any, Caller]:
+        """Return who it is that asks, at once or when that is known. Raises: Rejection."""
 
-    def opened(self, acceptor: Acceptor) -> None:
+    def enter(self, acceptor: Acceptor) -> None:
+        """Count an association among those inside. Raises: Rejection, as there are too many."""
+
+    def opened(self, waiting: Waiting) -> None:
         """Learn of a socket."""
 
-    def entered(self, acceptor: Acceptor) -> None:
-        """Learn that a socket's association stands."""
-
     def left(self, acceptor: Acceptor) -> None:
-        """Count an association out that `admit` counted in."""
+        """Count an association out that `enter` counted in."""
 
-    def closed(self, acceptor: Acceptor) -> None:
+    def closed(self, waiting: Waiting) -> None:
         """Forget a socket."""
 
 
@@ -62,13 +73,13 @@ class Acceptor:
         self._draining = self._closed = False
         self._vars = contextvars.Context()
         self._peer_ip: str | None = None
+        self._deciding: asyncio.Task[Caller] | None = None
 
     @property
     def peer_ip(self) -> str:
         """The peer's address, "" where it has none."""
         if self._peer_ip is None:
-            name = self.layer.transport.get_extra_info("peername")
-            self._peer_ip = str(name[0]) if isinstance(name, tuple) else ""
+            self._peer_ip = address_of(self.layer.transport)
         return self._peer_ip
 
     # What the upper layer calls.
@@ -87,14 +98,12 @@ class Acceptor:
         self._vars.run(
             structlog.contextvars.bind_contextvars, association=secrets.token_hex(4), calling_aet=request.calling_aet
         )
-        caller = self._house.admit(request, self.peer_ip)
-        self.inside = True
-        self._house.entered(self)
-        settled, answer = associate.negotiate(request, self._house.policy)
-        self._requester.establish(settled)
-        self._responder.establish(settled, caller, self._vars)
-        self.layer.accept(answer, frozenset(settled.contexts))
-        self._vars.run(_log.debug, "association.accepted", contexts=len(settled.contexts), peer_ip=self.peer_ip)
+        caller = self._house.admit(request, Visitor(self.peer_ip, certificate_of(self.layer.transport)))
+        if isinstance(caller, Caller):
+            self._let_in(request, caller)
+        else:
+            self._deciding = asyncio.get_running_loop().create_task(caller, context=self._vars)
+            self._deciding.add_done_callback(partial(self._decided, request), context=self._vars)
 
     def message(self, message: Message) -> bool:
         """Serve a request, or match a response to the request of ours that it answers. Raises: Breach."""
@@ -115,10 +124,13 @@ class Acceptor:
         if ending is Ending.LOST and not self._asked:
             ending = Ending.GARBAGE  # a probe that only connects
         metrics.ASSOCIATIONS.labels(ending.value).inc()
+        # A copy, because the request at hand may be running in it.
         if isinstance(problem, Rejection):
-            self._vars.run(_log.warning, "association.rejected", reason=str(problem), peer_ip=self.peer_ip)
+            self._vars.copy().run(_log.warning, "association.rejected", reason=str(problem), peer_ip=self.peer_ip)
         elif self.inside and ending is not Ending.RELEASED:
-            self._vars.run(_log.info, "association.aborted", outcome=ending.value, reason=str(problem))
+            self._vars.copy().run(_log.info, "association.aborted", outcome=ending.value, reason=str(problem))
+        if self._deciding is not None:
+            self._deciding.cancel()
         self._requester.ended(problem)
         self._responder.ended()
         self._leave()
@@ -138,7 +150,7 @@ class Acceptor:
     def drain(self) -> None:
         """End the association, now or when the message at hand is answered."""
         self._draining = True
-        if self.idle:
+        if self.idle and self._deciding is None:
             self.layer.abort(PeerError("this node is stopping", transient=True))
 
     def turn_away(self) -> None:
@@ -156,6 +168,34 @@ class Acceptor:
         return task
 
     # Its own.
+
+    def _decided(self, request: Associate, deciding: asyncio.Task[Caller]) -> None:
+        """Answer a request, now that it is known who asks; what came before that has ended it (PS3.8 Sta3)."""
+        self._deciding = None
+        if deciding.cancelled():
+            return
+        error = deciding.exception()
+        try:
+            if error is None:
+                self._let_in(request, deciding.result())
+        except PeerError as problem:
+            error = problem
+        if isinstance(error, PeerError):
+            self.layer.fail(error)
+        elif error is not None:
+            _log.error("association.failed", exc_info=error)
+            self.layer.fail(Rejection("a fault of this node", 2, 1, 1))
+
+    def _let_in(self, request: Associate, caller: Caller) -> None:
+        """Agree to the association. Raises: Rejection."""
+        self._house.enter(self)
+        self.inside = True
+        policy = self._house.policy.of_peer(caller.services)
+        settled, answer = associate.negotiate(request, policy, confirmed=bool(caller.user))
+        self._requester.establish(settled)
+        self._responder.establish(settled, caller, self._vars)
+        self.layer.accept(answer, frozenset(settled.contexts))
+        self._vars.copy().run(_log.debug, "association.accepted", contexts=len(settled.contexts), peer_ip=self.peer_ip)
 
     def _leave(self) -> None:
         """Give the slot back; not before the handler has let go of the object, whatever became of the peer."""
@@ -177,4 +217,4 @@ class Acceptor:
             self.layer.next()
 
 
-Admit = Callable[[Associate, str], Caller]
+Admit = Callable[[Associate, Visitor], Caller | Coroutine[Any, Any, Caller]]

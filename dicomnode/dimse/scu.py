@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
 from dicomnode.config import LimitsTable, PeerTable
-from dicomnode.dimse import associate, pdu, status
-from dicomnode.dimse.associate import Settled
+from dicomnode.dimse import associate, pdu, status, tls
+from dicomnode.dimse.associate import Asking, Settled
 from dicomnode.dimse.command import RESPONSE
 from dicomnode.dimse.items import Proposal
 from dicomnode.dimse.pdu import Breach
@@ -43,6 +44,7 @@ class _Nothing:
 
 
 NOTHING = _Nothing()
+NOTHING_MORE = Asking()
 
 
 class Association:
@@ -55,10 +57,12 @@ class Association:
         asked: Sequence[Proposal],
         limits: LimitsTable,
         handlers: Handlers,
+        asking: Asking,
     ) -> None:
         self._peer = peer
         self._calling_aet = calling_aet
         self._asked = asked
+        self._asking = asking
         loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = loop.create_future()
         self._over: asyncio.Future[None] = loop.create_future()
@@ -78,20 +82,26 @@ class Association:
         asked: Sequence[Proposal],
         limits: LimitsTable = _LIMITS,
         handlers: Handlers = NOTHING,
+        asking: Asking = NOTHING_MORE,
     ) -> AsyncIterator[Self]:
         """Hold an association with `peer` for the time of the context; then release it, or abort it if that raised.
 
-        `handlers` serve what the peer asks in return: C-STORE for C-GET, reports of storage commitment.
+        `handlers` serve what the peer asks in return: C-STORE for C-GET, reports of storage commitment. `asking`: what
+        is to be negotiated beside the presentation contexts.
 
         Raises: PeerError, `transient` where the same may succeed later.
         """
-        association = cls(peer, calling_aet, asked, limits, handlers)
+        association = cls(peer, calling_aet, asked, limits, handlers, asking)
         await association._connect(limits.artim_s)
         try:
             await association._opened
             yield association
-        except BaseException:
-            association.layer.abort(PeerError("this end aborted the association"))
+        except BaseException as error:
+            if isinstance(error, (asyncio.CancelledError, GeneratorExit)) and association.requester.idle:
+                # Nobody wants any more, but nothing went wrong.
+                await association._release(limits.artim_s)
+            else:
+                association.layer.abort(PeerError("this end aborted the association"))
             raise
         else:
             await association._release(limits.artim_s)
@@ -125,15 +135,21 @@ class Association:
     # What the upper layer calls.
 
     def opened(self) -> None:
-        """Ask for the association."""
-        self.layer.request(associate.encode_request(self._calling_aet, self._peer.ae_title, self._asked, _OUR_MAX_PDU))
+        """Ask for the association, if this is the peer that is meant."""
+        try:
+            tls.check_certificate(self._peer, self.layer.transport)
+        except PeerError as problem:
+            self.layer.hang_up(problem)
+            return
+        called = self._peer.ae_title
+        self.layer.request(associate.encode_request(self._calling_aet, called, self._asked, _OUR_MAX_PDU, self._asking))
 
     def associate(self, kind: int, body: bytes) -> None:
         """Take the answer. Raises: Breach."""
         if kind == pdu.ASSOCIATE_RJ:
             self.layer.refused(associate.read_rejection(body))
             return
-        self._settled = settled = associate.read_acceptance(body, self._asked)
+        self._settled = settled = associate.read_acceptance(body, self._asked, self._asking)
         self.requester.establish(settled)
         self._responder.establish(settled, Caller(self._peer.ae_title, self._calling_aet, self._peer.host))
         self.layer.establish(frozenset(settled.contexts))
@@ -177,9 +193,12 @@ class Association:
         where = f"{peer.host}:{peer.port}"
         try:
             async with asyncio.timeout(most_s):
-                await loop.create_connection(lambda: self.layer, peer.host, peer.port)
+                secure = await tls.calling(peer)
+                await loop.create_connection(lambda: self.layer, peer.host, peer.port, ssl=secure)
         except TimeoutError:
             raise PeerError(f"{where} does not answer", transient=True) from None
+        except ssl.SSLError as error:
+            raise tls.problem_of(error, where) from error
         except OSError as error:
             raise PeerError(f"{where} cannot be reached: {error.strerror or error}", transient=True) from error
 

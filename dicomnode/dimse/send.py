@@ -37,9 +37,15 @@ def data_set_parts(
     """Yield the PDUs of `data`, heads and views in turn without a copy; the data set ends with it if it is `last`."""
     view = memoryview(data)
     size = len(view)
-    if not size and last:
-        yield pdu.p_data_head(context_id, pdu.LAST_FRAGMENT, 0)
-    for start in range(0, size, longest):
-        piece = view[start : start + longest]
-        yield pdu.p_data_head(context_id, pdu.LAST_FRAGMENT if last and start + longest >= size else 0, len(piece))
-        yield piece
+    if not size:
+        if last:
+            yield pdu.p_data_head(context_id, pdu.LAST_FRAGMENT, 0)
+        return
+    end = (size - 1) // longest * longest
+    if end:
+        head = pdu.p_data_head(context_id, 0, longest)
+        for start in range(0, end, longest):
+            yield head
+            yield view[start : start + longest]
+    yield pdu.p_data_head(context_id, pdu.LAST_FRAGMENT if last else 0, size - end)
+    yield view[end:]

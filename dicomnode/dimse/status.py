@@ -8,7 +8,9 @@ PENDING_WITH_WARNING = 0xFF01
 CANCELLED = 0xFE00
 _PENDING = frozenset({PENDING, PENDING_WITH_WARNING})
 
+ATTRIBUTES_NOT_SUPPORTED = 0x0001  # a warning of N-GET
 INVALID_ATTRIBUTE_VALUE = 0x0106
+ATTRIBUTE_LIST_ERROR = 0x0107  # a warning: some attributes were passed over
 PROCESSING_FAILURE = 0x0110
 DUPLICATE_SOP_INSTANCE = 0x0111
 NO_SUCH_SOP_INSTANCE = 0x0112
@@ -36,8 +38,8 @@ MOVE_DESTINATION_UNKNOWN = 0xA801
 IDENTIFIER_DOES_NOT_MATCH = 0xA900
 SUBOPERATIONS_WITH_FAILURES = 0xB000
 
-# Attribute list error and attribute value out of range: kept, with a remark.
-_KEPT_WITH_REMARK = frozenset({0x0107, 0x0116})
+# Attribute list error and attribute value out of range: kept, with a remark. A duplicate is there already.
+_KEPT_WITH_REMARK = frozenset({0x0107, 0x0116, DUPLICATE_SOP_INSTANCE})
 
 
 def is_pending(status: int | None) -> bool:

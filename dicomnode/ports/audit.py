@@ -28,11 +28,16 @@ async def sha256_of(storage: Storage, key: str, offset: int) -> str:
     return digest.hexdigest()
 
 
+def study_of(key: str) -> str:
+    """Return what the keys of all objects of a study begin with, without the slash behind it."""
+    return key.rsplit("/", 2)[0]
+
+
 async def objects(storage: Storage, database: Database) -> AsyncIterator[tuple[StoredObject, bool]]:
     """Yield each object of `storage` with whether it is indexed. The database is asked a study at a time."""
     folder, known = None, set[str]()
     async for stored in storage.list():
-        if (study := stored.key.rsplit("/", 2)[0]) != folder:
+        if (study := study_of(stored.key)) != folder:
             folder = study
             known = {location.key async for location in database.keys(f"{study}/")}
         yield stored, stored.key in known

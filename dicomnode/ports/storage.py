@@ -87,3 +87,11 @@ class LocalPath(ABC):
     @abstractmethod
     def path(self, key: str) -> Path:
         """Return where the bytes of `key` are, or would be. Raises: ValueError for what is no key."""
+
+
+class FreeSpace(ABC):
+    """A storage that knows how much room it has, so that senders can be refused before they send."""
+
+    @abstractmethod
+    async def free_bytes(self) -> int:
+        """Return how many bytes more it can take now, about. Raises: Unavailable."""

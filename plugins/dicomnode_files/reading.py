@@ -1,18 +1,20 @@
 """Reading and finding objects on the disk.
 
-What the page cache holds is read on the event loop, because a hop to a thread costs more than the copy; all else
-happens in a thread.
+What the page cache holds is read on the event loop, because a hop to a thread costs more than the copy. Files are
+opened there too as long as that is quick. All else happens in a thread.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from dicomnode.errors import NotFound
+from dicomnode.ports.offload import Quickness
 from dicomnode.ports.storage import StoredObject, check_key
 from dicomnode_files.directories import Open, OpenFiles
 
@@ -24,28 +26,40 @@ AT_ONCE = 1024 * 1024
 class Reader:
     """Reads objects below a root; keeps the last used files open."""
 
-    def __init__(self, root: Open, most_open: int = 128) -> None:
+    def __init__(self, root: Open, quickness: Quickness, most_open: int = 128) -> None:
         self._root = root
+        self._quickness = quickness
+        self._nowait = _NOWAIT
         self._open = OpenFiles(most_open)
         self._scratch = memoryview(bytearray(AT_ONCE))  # only ever filled and emptied on the event loop
 
     def at_once(self, key: str, offset: int, length: int | None) -> bytes | None:
-        """Return the bytes if that needs no waiting for a disk, None where it might. For the event loop's thread."""
+        """Return the bytes if that needs no waiting for a disk, None where it might. For the event loop's thread.
+
+        Raises: NotFound.
+        """
         file = self._open.get(key)
-        if file is None or not _NOWAIT:
+        if (file is None or not self._nowait) and not self._quickness.tried():
             return None
         try:
+            file = file or self._quickness.timed(self._find, key)
             wanted = _wanted(file, offset, length)
             if wanted <= 0:
                 return b"" if wanted == 0 else None
-            if wanted > AT_ONCE:
-                return None
-            view = self._scratch[:wanted]
-            if os.preadv(file.fd, [view], offset, _NOWAIT) == wanted:
-                return bytes(view)
-        except OSError:  # EAGAIN: not in the cache; EOPNOTSUPP: not this file system
+            return self._read_now(file.fd, offset, wanted) if wanted <= AT_ONCE else None
+        except OSError as error:  # EAGAIN: not in the cache
+            if error.errno == errno.EOPNOTSUPP:
+                self._nowait = 0
             return None
-        return None
+
+    def _read_now(self, fd: int, offset: int, wanted: int) -> bytes | None:
+        if (
+            not self._nowait
+        ):  # tmpfs cannot say whether it would wait; it is quick, or it is not asked again for a while
+            found = self._quickness.timed(os.pread, fd, wanted, offset)
+            return found if len(found) == wanted else None
+        view = self._scratch[:wanted]
+        return bytes(view) if os.preadv(fd, [view], offset, self._nowait) == wanted else None
 
     def read(self, key: str, offset: int, length: int | None) -> bytes:
         """Return the bytes, fewer than `length` only at the end. Raises: NotFound, OSError."""

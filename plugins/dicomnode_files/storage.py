@@ -17,7 +17,7 @@ import msgspec
 
 from dicomnode.errors import ConfigError, Full, PluginError, Unavailable
 from dicomnode.ports.offload import Quickness, Threads
-from dicomnode.ports.storage import Buffer, LocalPath, Storage, StoredObject, check_key, check_prefix
+from dicomnode.ports.storage import Buffer, FreeSpace, LocalPath, Storage, StoredObject, check_key, check_prefix
 from dicomnode_files.directories import Directories, Open
 from dicomnode_files.reading import Reader, walk
 from dicomnode_files.writing import Draft, Room, Writer
@@ -35,7 +35,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`root`: the folder (default `<data_dir>/storage`). `fsync`: whether a put waits for the disk.
 
     `threads`: how many calls may wait for the disk at once. `reserve_bytes`: with less free space puts are refused.
-    `loop_below_us`: small objects are written without a thread while that takes fewer microseconds; 0: never.
+    `loop_below_us`: small objects are written, and files opened to be read, without a thread while that takes fewer
+    microseconds; 0: never.
     """
 
     root: str = ""
@@ -45,7 +46,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loop_below_us: int = 150
 
 
-class FileStorage(Storage, LocalPath):
+class FileStorage(Storage, LocalPath, FreeSpace):
     """A folder of files."""
 
     Options = Options
@@ -72,7 +73,7 @@ class FileStorage(Storage, LocalPath):
         self._root_fd = root
         self._directories = Directories(root, sync=sync)
         self._writer = Writer(self._directories, sync=sync)
-        self._reader = Reader(root)
+        self._reader = Reader(root, Quickness(self._options.loop_below_us / 1e6))
         self._room = Room(root, self._options.reserve_bytes, _NAME)
         self._threads.start()
         return self
@@ -91,6 +92,10 @@ class FileStorage(Storage, LocalPath):
     def _ping(self) -> None:
         self._room.check(now=True)
         _try_writing(self._root_fd)
+
+    async def free_bytes(self) -> int:
+        """Return what is free on the file system, but for the reserve. Raises: Unavailable."""
+        return await self._run(self._room.left)
 
     def path(self, key: str) -> Path:
         """Return where the bytes of `key` are, or would be. Raises: ValueError for what is no key."""

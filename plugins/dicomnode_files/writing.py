@@ -113,6 +113,11 @@ class Room:
         self._next = 0.0
         self._free = 0
 
+    def left(self) -> int:
+        """Return how many bytes are free now, but for the reserve."""
+        found = os.fstatvfs(self._root.fd)
+        return max(0, found.f_bavail * found.f_frsize - max(0, self._reserve))
+
     def check(self, *, now: bool = False) -> None:
         """Return when more than the reserve is free. Raises: Full."""
         if self._reserve <= 0 and not now:

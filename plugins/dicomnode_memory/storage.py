@@ -9,7 +9,7 @@ from typing import Self
 import msgspec
 
 from dicomnode.errors import Full, NotFound, Unavailable
-from dicomnode.ports.storage import Buffer, Storage, StoredObject, check_key, check_prefix
+from dicomnode.ports.storage import Buffer, FreeSpace, Storage, StoredObject, check_key, check_prefix
 
 _NAME = "memory"
 
@@ -20,7 +20,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     capacity_bytes: int = 1024 * 1024 * 1024
 
 
-class MemoryStorage(Storage):
+class MemoryStorage(Storage, FreeSpace):
     """A dictionary of bytes."""
 
     Options = Options
@@ -39,6 +39,10 @@ class MemoryStorage(Storage):
         """Return when there is room. Raises: Full."""
         if self._used >= self._capacity:
             raise Full(_NAME, "the capacity is used up")
+
+    async def free_bytes(self) -> int:
+        """Return what is left of the capacity."""
+        return max(0, self._capacity - self._used)
 
     async def put(self, key: str, head: Sequence[Buffer], rest: AsyncIterable[Buffer] | None = None) -> int:
         """Keep `head` and `rest` under `key`; see Storage."""

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from dicomnode.errors import ConfigError, Full, PluginError, Unavailable
+from dicomnode.errors import ConfigError, Corrupt, Full, PluginError, Unavailable
 
 _BUSY_S = 5.0
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _FORBIDDEN = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH})
+_CONTRADICTED = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG})
 
 
 def connect(path: Path, pragmas: Sequence[str] = ()) -> sqlite3.Connection:
@@ -68,6 +69,9 @@ def told(error: Exception) -> PluginError:
         return Unavailable("sqlite", "the database file is locked by another process")
     if code in _DAMAGED:
         return Unavailable("sqlite", "the database file is damaged; stop the node and move it away")
+    if code in _CONTRADICTED:
+        # It would fail in the same way each time, and whoever waits for better times would wait for ever.
+        return Corrupt("sqlite", "what was to be written contradicts what is there")
     return Unavailable(
         "sqlite", f"the database file failed: {getattr(error, 'sqlite_errorname', type(error).__name__)}"
     )

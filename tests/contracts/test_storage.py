@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from dicomnode.errors import NotFound, PluginError, Unavailable
-from dicomnode.ports.storage import LocalPath, Storage
+from dicomnode.ports.storage import FreeSpace, LocalPath, Storage
 
 KEY = "default/20240102/1.2.3/1.2.3.4/1.2.3.4.5-0123456789abcdefghij.dcm"
 
@@ -275,3 +275,13 @@ async def test_a_local_path_is_the_file(storage: Storage) -> None:
     await storage.put(KEY, [b"here"])
     assert storage.path(KEY).read_bytes() == b"here"
     assert not storage.path("a/b").exists()
+
+
+async def test_what_is_free_is_told_without_what_is_kept(storage: Storage) -> None:
+    if not isinstance(storage, FreeSpace):
+        pytest.skip("it does not know: free_bytes() was not tested")
+    before = await storage.free_bytes()
+    await storage.put(KEY, [bytes(1024 * 1024)])
+    after = await storage.free_bytes()
+    assert before > 0
+    assert after >= 0

@@ -11,6 +11,7 @@ from dicomnode.dimse import command
 from dicomnode.dimse.items import Associate
 from dicomnode.dimse.listener import Listener
 from dicomnode.dimse.responder import Caller, Handlers, Operations, StoreRequest
+from dicomnode.dimse.scp import Visitor
 from tests.dimse.requests import request
 
 
@@ -37,8 +38,8 @@ class Recording:
         return self.status
 
 
-def anyone(request: Associate, peer_ip: str) -> Caller:
-    return Caller(request.calling_aet, request.called_aet, peer_ip, "default")
+def anyone(request: Associate, visitor: Visitor) -> Caller:
+    return Caller(request.calling_aet, request.called_aet, visitor.peer_ip, "default")
 
 
 @asynccontextmanager

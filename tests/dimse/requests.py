@@ -10,9 +10,11 @@ from pydicom.uid import UID
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
+    AsynchronousOperationsWindowNegotiation,
     ImplementationClassUIDNotification,
     MaximumLengthNotification,
     SCP_SCU_RoleSelectionNegotiation,
+    SOPClassCommonExtendedNegotiation,
     SOPClassExtendedNegotiation,
     UserIdentityNegotiation,
 )
@@ -63,6 +65,19 @@ def role(uid: str, *, scu: bool, scp: bool) -> SCP_SCU_RoleSelectionNegotiation:
 def extended(uid: str, information: bytes) -> SOPClassExtendedNegotiation:
     item = SOPClassExtendedNegotiation()
     item.sop_class_uid, item.service_class_application_information = UID(uid), information
+    return item
+
+
+def operations_window(invoked: int, performed: int) -> AsynchronousOperationsWindowNegotiation:
+    item = AsynchronousOperationsWindowNegotiation()
+    item.maximum_number_operations_invoked, item.maximum_number_operations_performed = invoked, performed
+    return item
+
+
+def kin(uid: str, service_class: str, *related: str) -> SOPClassCommonExtendedNegotiation:
+    item = SOPClassCommonExtendedNegotiation()
+    item.sop_class_uid, item.service_class_uid = UID(uid), UID(service_class)
+    item.related_general_sop_class_identification = [UID(one) for one in related]
     return item
 
 

@@ -87,6 +87,7 @@ def test_the_short_ways_write_what_the_long_way_writes(sop_class: str, sop_insta
         affected_sop_class_uid=UIDS,
         status=WORDS,
         error_comment=st.sampled_from(["", "no room", "odd"]),
+        error_id=st.none() | WORDS,
         remaining=st.none() | WORDS,
         completed=st.none() | WORDS,
         action_type_id=st.none() | WORDS,

@@ -29,7 +29,7 @@ async def counted(outcome: str, more: int = 1) -> AsyncIterator[None]:
     """Check that so many associations end in this way, and that none stays open."""
     before, open_before = _count(outcome), metrics.ASSOCIATIONS_OPEN._value.get()
     yield
-    for _ in range(200):
+    for _ in range(2000):
         if _count(outcome) == before + more and metrics.ASSOCIATIONS_OPEN._value.get() == open_before:
             return
         await asyncio.sleep(0.01)
@@ -311,6 +311,50 @@ async def test_slots_are_limited_for_each_address() -> None:
         await second.close()
 
 
+async def test_of_many_half_open_sockets_the_oldest_is_closed() -> None:
+    async with listening(Recording(), LimitsTable(half_open=5, drain_s=1)) as listener, counted("timed_out", 5):
+        inside = await RawPeer.connect(listener)
+        assert await inside.associate() == pdu.ASSOCIATE_AC
+        silent = [await RawPeer.connect(listener) for _ in range(5)]
+        late = [await RawPeer.connect(listener) for _ in range(5)]
+        for peer in silent:
+            assert await peer.pdu() is None
+        for peer in (*late, inside):  # those that came last, and who was let in, are still there
+            await peer.send(request() if peer is not inside else echo())
+            answer = await peer.pdu()
+            assert answer is not None
+            assert answer[0] in (pdu.ASSOCIATE_AC, pdu.P_DATA_TF)
+            await peer.send(RELEASE)
+            assert await peer.pdu() == (6, b"\0\0\0\0")
+
+
+async def test_one_address_does_not_push_out_another() -> None:
+    async with listening(Recording(), LimitsTable(half_open=5, drain_s=1)) as listener:
+        reader, writer = await asyncio.open_connection(*listener.address, local_addr=("127.0.0.2", 0))
+        while not listener._outside:
+            await asyncio.sleep(0.01)
+        flood = [await RawPeer.connect(listener) for _ in range(30)]
+        for peer in flood[:20]:
+            assert await peer.pdu() is None
+        writer.write(request())
+        assert (await reader.readexactly(1))[0] == pdu.ASSOCIATE_AC
+        writer.close()
+
+
+@pytest.mark.parametrize("most", [300, 100_000])
+async def test_a_request_is_bounded_before_anything_is_kept(most: int) -> None:
+    async with listening(Recording(), LimitsTable(associate=most)) as listener, counted("aborted"):
+        peer = await RawPeer.connect(listener)
+        await peer.send(pdu.HEAD.pack(pdu.ASSOCIATE_RQ, most + 1))
+        assert await peer.pdu() == (pdu.ABORT, b"\0\0\0\0")
+        await peer.close()
+        assert len(request()) - 6 <= most
+        other = await RawPeer.connect(listener)
+        assert await other.associate() == pdu.ASSOCIATE_AC
+        await other.send(RELEASE)
+        assert await other.pdu() == (6, b"\0\0\0\0")
+
+
 async def test_a_thousand_silent_sockets_do_not_keep_one_peer_from_being_served() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 4096:
@@ -356,6 +400,20 @@ async def test_who_does_not_close_after_the_end_is_closed() -> None:
         assert await peer.pdu() == (6, b"\0\0\0\0")
         assert await peer.pdu() is None
         await peer.close()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_who_aborts_after_the_release_is_closed_at_once(at_once: bool) -> None:
+    """dcmtk's getscu does, and waits until we close (PS3.8 table 9-10, A-ABORT in Sta13)."""
+    async with listening(Recording()) as listener:
+        peer = await RawPeer.connect(listener)
+        await peer.associate()
+        release, abort = bytes.fromhex("05000000000400000000"), bytes.fromhex("07000000000400000000")
+        await peer.send(release + abort if at_once else release)
+        assert await peer.pdu() == (6, bytes(4))
+        if not at_once:
+            await peer.send(abort)
+        assert await asyncio.wait_for(peer.pdu(), listener.limits.artim_s / 2) is None
 
 
 async def test_an_idle_association_is_ended() -> None:

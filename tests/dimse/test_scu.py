@@ -8,6 +8,7 @@ import pytest
 
 from dicomnode.config import LimitsTable, PeerTable
 from dicomnode.dimse import associate, command, pdu
+from dicomnode.dimse.associate import Asking
 from dicomnode.dimse.requester import NotAccepted
 from dicomnode.dimse.scu import Association, proposals
 from dicomnode.errors import PeerError
@@ -180,6 +181,23 @@ async def test_a_release_collision_ends_well() -> None:
         async with Association.request(peer, "ME", ASKED, LimitsTable(artim_s=5)) as association:
             pass
         assert association.layer.over
+
+
+async def test_as_many_objects_are_under_way_as_the_node_grants() -> None:
+    handlers = Recording()
+    handlers.gate = asyncio.Event()
+    async with (
+        node(handlers) as peer,
+        Association.request(peer, "ME", ASKED, asking=Asking(window=100)) as association,
+    ):
+        assert association.settled.window == 16
+        data = [bytes((n,)) * 1000 for n in range(16)]
+        sending = [association.store(CT, f"1.2.{n}", EXPLICIT, one) for n, one in enumerate(data)]
+        tasks = [asyncio.create_task(one) for one in sending]
+        await handlers.begun.wait()
+        handlers.gate.set()
+        assert await asyncio.gather(*tasks) == [0] * 16
+    assert handlers.data == data
 
 
 def test_context_numbers_are_odd() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.errors import ConfigError, Full, Unavailable
+from dicomnode.errors import ConfigError, Corrupt, Full, Unavailable
 from dicomnode.model.attributes import Level
 from dicomnode.model.entry import Fate, Policy
 from dicomnode.model.query import Match, NamePattern, OneOf, Query, Range, Wildcard
@@ -102,6 +102,16 @@ async def test_a_failed_batch_leaves_nothing_behind(tmp_path: Path) -> None:
         index._connection.execute("PRAGMA max_page_count = 1000000").fetchall()
         assert set(await index.index(large, Policy.KEEP_FIRST)) == {Fate.NEW}
         assert len(await index.find(Query("default", Level.STUDY, limit=1000))) == 501
+
+
+async def test_an_entry_that_can_never_be_written_is_not_waited_for(tmp_path: Path) -> None:
+    # SQLite reads a JSON text up to its first NUL, so the second is not seen to be one of the first.
+    first, second = (entry("1.1", sop="1.2\0x", content=content) for content in ("a", "b"))
+    async with database(tmp_path) as index:
+        await index.index([first], Policy.KEEP_FIRST)
+        with pytest.raises(Corrupt):
+            await index.index([second], Policy.KEEP_FIRST)
+        assert await index.index([entry("1.1", sop="1.3")], Policy.KEEP_FIRST) == [Fate.NEW]
 
 
 async def test_files_that_cannot_be_used(tmp_path: Path) -> None:
