@@ -14,19 +14,24 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicomnode import plug
 from dicomnode.config import ConsumerTable, IngestTable, PluginTable, ServerTable
+from dicomnode.documents import Documents
 from dicomnode.model.entry import Policy
 from dicomnode.model.instance import Arrival, Door, Stored
-from dicomnode.ports.broker import Barrier, Broker
+from dicomnode.ports.broker import Broker
 from dicomnode.ports.cache import Cache
 from dicomnode.ports.database import Database
 from dicomnode.ports.storage import Storage
 from dicomnode.roles.consumer import Consumer
 from dicomnode.roles.server.role import Server
+from dicomnode.services.catch_up import CatchUp
 from dicomnode.services.describe import Describe
 from dicomnode.services.find import Find
 from dicomnode.services.index import Index
 from dicomnode.services.ingest import Ingest
+from dicomnode.services.measure import Measure
+from dicomnode.services.performed import PerformedSteps
 from dicomnode.services.retrieve import Retrieve
+from dicomnode.services.worklist import Worklist
 from tests.corpus import data_set_of, part10
 
 EMBEDDED = {"storage": "files", "broker": "sqlite", "database": "sqlite", "cache": "memory"}
@@ -44,6 +49,9 @@ class Rooms(msgspec.Struct, frozen=True):
     find: Find
     retrieve: Retrieve
     describe: Describe
+    worklist: Worklist
+    performed: PerformedSteps
+    measure: Measure
 
     def backends(self) -> dict[str, Any]:
         return {port: getattr(self, port) for port in EMBEDDED}
@@ -75,17 +83,21 @@ async def open_rooms(
         await stack.enter_async_context(consumer)
         running = asyncio.create_task(consumer.run())
         stack.push_async_callback(_cancelled, running)
-        barrier: Barrier = broker
-        retrieve = Retrieve(storage, database, barrier)
+        caught_up = CatchUp(broker, None).settled
+        worklist = Worklist(Documents(tmp_path / "worklist", "default", "worklist"), 1000)
+        retrieve = Retrieve(storage, database, caught_up)
         yield Rooms(
             storage,
             broker,
             database,
             cache,
             Ingest(storage, broker, IngestTable()),
-            Find(database, barrier, most),
+            Find(database, caught_up, most),
             retrieve,
             Describe(retrieve, cache),
+            worklist,
+            PerformedSteps(Documents(tmp_path / "performed", "default", "performed"), worklist),
+            Measure(broker, Consumer.queues),
         )
 
 
@@ -99,6 +111,9 @@ async def open_door(rooms: Rooms, table: ServerTable | None = None, tenant: str 
         find=rooms.find,
         retrieve=rooms.retrieve,
         describe=rooms.describe,
+        worklist=rooms.worklist,
+        performed=rooms.performed,
+        measure=rooms.measure,
         backends=rooms.backends(),
     )
     async with server:

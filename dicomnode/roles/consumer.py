@@ -14,10 +14,11 @@ from dicomnode.services.index import Index, Received
 
 
 class Consumer:
-    """Read `storage_queue`, index."""
+    """Read `storage_queue`, index. `queues` are the topics it answers for, each with the group that reads it."""
 
     name = "consumer"
     address = ""
+    queues = ((STORAGE_QUEUE, INDEXING_GROUP), (dead_topic(STORAGE_QUEUE), "operator"))
 
     def __init__(self, table: ConsumerTable, broker: Broker, index: Index) -> None:
         self._pace = Pace(table.batch, table.linger_s, table.attempts)
@@ -26,10 +27,11 @@ class Consumer:
         self._worker: Worker | None = None
 
     async def __aenter__(self) -> Self:
-        subscription = await self._broker.subscribe(STORAGE_QUEUE, INDEXING_GROUP)
+        work, dead = self.queues
+        subscription = await self._broker.subscribe(*work)
         # A broker may drop what nobody reads; what was given up must wait for a human.
-        await self._broker.subscribe(dead_topic(STORAGE_QUEUE), "operator")
-        self._worker = Worker(self._broker, subscription, self._take_in, self._pace)
+        await self._broker.subscribe(*dead)
+        self._worker = Worker(self._broker, subscription, self._take_in, self._pace, "index")
         return self
 
     async def __aexit__(

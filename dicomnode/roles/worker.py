@@ -31,13 +31,14 @@ class Pace(msgspec.Struct, frozen=True):
 
 
 class Worker:
-    """Work on what a subscription delivers."""
+    """Work on what a subscription delivers, by `handle`, which is measured as `service`."""
 
-    def __init__(self, broker: Broker, subscription: Subscription, handle: Handler, pace: Pace) -> None:
+    def __init__(self, broker: Broker, subscription: Subscription, handle: Handler, pace: Pace, service: str) -> None:
         self._broker = broker
         self._subscription = subscription
         self._handle = handle
         self._pace = pace
+        self._service = service
 
     async def run(self) -> None:
         """Work until cancelled; what is not acknowledged then comes again."""
@@ -48,13 +49,17 @@ class Worker:
 
     async def _work(self, deliveries: Sequence[Delivery]) -> None:
         try:
-            await self._patiently(lambda: self._handle(deliveries))
+            await self._patiently(lambda: self._measured(deliveries))
         except Exception as error:  # noqa: BLE001 -- one poison message must not stop the others
             if len(deliveries) == 1:
                 await self._insist(deliveries[0], error)
                 return
             for delivery in deliveries:
                 await self._work((delivery,))
+
+    async def _measured(self, deliveries: Sequence[Delivery]) -> None:
+        with metrics.handling(self._service):
+            await self._handle(deliveries)
 
     async def _patiently(self, step: Callable[[], Awaitable[None]]) -> None:
         """Run `step` until the backends let it succeed."""
@@ -75,7 +80,7 @@ class Worker:
         for attempt in range(2, self._pace.attempts + 1):
             await asyncio.sleep(_FIRST_WAIT_S * 2 ** (attempt - 2))
             try:
-                await self._patiently(lambda: self._handle((delivery,)))
+                await self._patiently(lambda: self._measured((delivery,)))
             except Exception as again:  # noqa: BLE001 -- as above
                 error = again
             else:

@@ -6,19 +6,18 @@ attributes that are not indexed cannot be matched and are told in `Answer.unmatc
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
 
 from dicomnode.dicom.answer import MODALITIES_IN_STUDY, SOP_CLASSES_IN_STUDY, Selection, select
+from dicomnode.dicom.item_query import Period
 from dicomnode.dicom.matching import parse_match
 from dicomnode.dicom.residual import Named, Residual, parse_path, parse_residual
 from dicomnode.errors import BadRequest
-from dicomnode.model.attributes import BY_TAG, Attribute, Level
-from dicomnode.model.messages import INDEXING_GROUP, STORAGE_QUEUE
-from dicomnode.model.query import Found, Match, OneOf, Query
-from dicomnode.ports.broker import Barrier
+from dicomnode.model.attributes import BY_KEYWORD, BY_TAG, Attribute, Level
+from dicomnode.model.query import Found, Match, OneOf, Query, Range
 from dicomnode.ports.database import Database
 
 MOST_SCANNED = 100_000
@@ -31,6 +30,14 @@ _OF_STUDY = {
 }
 # What viewers ask of studies, though the attribute belongs to the levels below.
 _ASKED_OF_STUDIES = {"00080060": MODALITIES_IN_STUDY, "00080016": SOP_CLASSES_IN_STUDY}
+# Dates with the times that belong to them (PS3.4 C.2.2.2.5.2).
+_MOMENTS = (
+    ("StudyDate", "StudyTime"),
+    ("SeriesDate", "SeriesTime"),
+    ("ContentDate", "ContentTime"),
+    ("PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime"),
+)
+_LATEST = "235959.999999"
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -38,7 +45,8 @@ class Question(msgspec.Struct, frozen=True):
     """What is asked: entities of `level` that fit every key; keys are names (keyword, tag, or a path) and texts.
 
     `include` names further attributes, or `all`; unknown ones are passed over. `study_uid` and `series_uid` restrict
-    to one study or series. `limit` None is the most that the node gives at once.
+    to one study or series. `limit` None is the most that the node gives at once. With `combined`, a range of dates and
+    one of times are one range of moments.
     """
 
     tenant: str
@@ -50,6 +58,7 @@ class Question(msgspec.Struct, frozen=True):
     offset: int = 0
     study_uid: str = ""
     series_uid: str = ""
+    combined: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -61,14 +70,24 @@ class Answer(msgspec.Struct, frozen=True):
     unmatched: tuple[str, ...] = ()
 
 
+class Stream(msgspec.Struct, frozen=True):
+    """All that fits, read from the index page by page as it is asked for, and the keys that could not be matched.
+
+    Reading on raises BadRequest and Unavailable.
+    """
+
+    found: AsyncIterator[Found]
+    unmatched: tuple[str, ...] = ()
+
+
 class _Plan:
     """Where each key is matched."""
 
     def __init__(self) -> None:
         self.matches: dict[str, Match] = {}
-        self.residuals: list[Residual] = []
+        self.residuals: list[Residual | Period] = []
         self.below: dict[str, Match] = {}
-        self.below_residuals: list[Residual] = []
+        self.below_residuals: list[Residual | Period] = []
         self.deepest = Level.PATIENT
         self.unmatched: list[str] = []
 
@@ -78,13 +97,29 @@ class _Plan:
         kept = values if asked is None else tuple(value for value in values if asked.accepts(value))
         self.matches[keyword] = OneOf(kept)
 
+    def combine(self) -> None:
+        """Let ranges of dates and times that belong together be one range each, matched on the rows."""
+        for matches, residuals in ((self.matches, self.residuals), (self.below, self.below_residuals)):
+            for day, hour in _MOMENTS:
+                date, time = matches.get(day), matches.get(hour)
+                if isinstance(date, Range) and isinstance(time, Range):
+                    del matches[hour]
+                    low = (date.low, time.low) if date.low else ("", "")
+                    high = (date.high, time.high or _LATEST)
+                    residuals.append(Period((BY_KEYWORD[day].tag,), (BY_KEYWORD[hour].tag,), low, high))
+
+    @property
+    def is_vain(self) -> bool:
+        """Whether nothing can fit."""
+        return any(isinstance(match, OneOf) and not match.values for match in self.matches.values())
+
 
 class Find:
-    """Find studies, series and instances. `most` is how many rows one answer may have."""
+    """Find studies, series and instances. `caught_up` waits for the index; an answer has `most` rows at the most."""
 
-    def __init__(self, database: Database, barrier: Barrier | None, most: int = 1000) -> None:
+    def __init__(self, database: Database, caught_up: Callable[[], Awaitable[None]], most: int = 1000) -> None:
         self._database = database
-        self._barrier = barrier
+        self._caught_up = caught_up
         self._most = most
 
     async def search(self, question: Question) -> Answer:
@@ -95,7 +130,7 @@ class Find:
         plan = await self._plan(question)
         most = self._most if question.limit is None else min(question.limit, self._most)
         selection = _selection(question)
-        if not most or any(isinstance(match, OneOf) and not match.values for match in plan.matches.values()):
+        if not most or plan.is_vain:
             return Answer((), selection, False, tuple(plan.unmatched))
         rows = []
         async for row in self._rows(question, plan, question.offset, most + 1):
@@ -104,10 +139,16 @@ class Find:
                 break
         return Answer(tuple(rows[:most]), selection, len(rows) > most, tuple(plan.unmatched))
 
+    async def stream(self, question: Question) -> Stream:
+        """Return all entities that fit, behind `offset`, whatever `limit` says; otherwise as `search`."""
+        plan = await self._plan(question)
+        found = _nothing() if plan.is_vain else self._rows(question, plan, question.offset, None)
+        return Stream(found, tuple(plan.unmatched))
+
     async def count(self, question: Question) -> int:
         """Return how many entities fit, whatever `limit` and `offset` say. Raises: as `search`."""
         plan = await self._plan(question)
-        if any(isinstance(match, OneOf) and not match.values for match in plan.matches.values()):
+        if plan.is_vain:
             return 0
         return len([None async for _ in self._rows(question, plan, 0, MOST_SCANNED + 1)])
 
@@ -121,8 +162,9 @@ class Find:
             plan.restrict("StudyInstanceUID", (question.study_uid,))
         if question.series_uid:
             plan.restrict("SeriesInstanceUID", (question.series_uid,))
-        if self._barrier is not None:
-            await self._barrier.settled(STORAGE_QUEUE, INDEXING_GROUP)
+        if question.combined:
+            plan.combine()
+        await self._caught_up()
         if plan.below or plan.below_residuals:
             await self._descend(question, plan)
         return plan
@@ -144,10 +186,10 @@ class Find:
                 raise BadRequest("too much fits what is asked of the levels below; add a key such as StudyDate")
         plan.restrict(keyword, tuple(uids))
 
-    async def _rows(self, question: Question, plan: _Plan, offset: int, most: int) -> AsyncIterator[Found]:
-        """Yield up to `most` rows that fit, behind the first `offset`, in pages and with bounded work."""
+    async def _rows(self, question: Question, plan: _Plan, offset: int, most: int | None) -> AsyncIterator[Found]:
+        """Yield up to `most` rows that fit, behind the first `offset`, in pages and with bounded work a row."""
         residuals, after, scanned = plan.residuals, "", 0
-        page = _PAGE if residuals else min(most, _PAGE)
+        page = _PAGE if residuals or most is None else min(most, _PAGE)
         while True:
             query = Query(
                 question.tenant,
@@ -166,9 +208,9 @@ class Find:
                     continue
                 yield row
             scanned += len(rows)
-            if len(rows) < query.limit or (scanned >= most and not residuals):
+            if len(rows) < query.limit or (most is not None and scanned >= most and not residuals):
                 return
-            if scanned >= MOST_SCANNED:
+            if scanned >= MOST_SCANNED and (residuals or most is not None):
                 raise BadRequest("too many rows to look through; add a key such as StudyDate")
             after = rows[-1].cursor
 
@@ -214,7 +256,12 @@ def _place_residual(plan: _Plan, named: Named, level: Level, residual: Residual 
     plan.deepest = max(plan.deepest, level)
 
 
-def _fits(row: Found, residuals: list[Residual]) -> bool:
+async def _nothing() -> AsyncIterator[Found]:
+    return
+    yield
+
+
+def _fits(row: Found, residuals: list[Residual | Period]) -> bool:
     attributes: dict[str, Any] = {}
     for fragment in (row.patient, row.study, row.series, row.instance):
         if fragment != "{}":

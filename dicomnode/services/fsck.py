@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
 from dicomnode.model.query import Location
-from dicomnode.ports.audit import objects, sha256_of
+from dicomnode.ports.audit import sha256_of, study_of
 from dicomnode.ports.database import Database
 from dicomnode.ports.storage import Storage
 
@@ -42,17 +42,48 @@ class Fsck:
 
         Changes nothing. `told` is called for each indexed object.
         """
-        count, missing, damaged = 0, [], []
-        async for location in self._database.keys():
-            count += 1
-            told()
-            size = await self._storage.size(location.key)
-            if size is None:
-                missing.append(location.key)
-            elif size != location.size or (digests and not await self._is_as_received(location)):
-                damaged.append(location.key)
-        unknown = [stored.key async for stored, is_known in objects(self._storage, self._database) if not is_known]
-        return Checked(count, tuple(missing), tuple(damaged), tuple(unknown))
+        found, studies = _Found(), set[str]()
+        async for study, locations in _by_study(self._database):
+            studies.add(study)
+            held = {stored.key: stored.size async for stored in self._storage.list(f"{study}/")}
+            for location in locations:
+                told()
+                await self._compare(location, held.pop(location.key, None), found, digests=digests)
+            found.unknown.extend(held)
+        async for stored in self._storage.list():
+            if study_of(stored.key) not in studies:
+                found.unknown.append(stored.key)
+        return Checked(found.objects, tuple(found.missing), tuple(found.damaged), tuple(found.unknown))
+
+    async def _compare(self, location: Location, size: int | None, found: _Found, *, digests: bool) -> None:
+        found.objects += 1
+        if size is None:
+            found.missing.append(location.key)
+        elif size != location.size or (digests and not await self._is_as_received(location)):
+            found.damaged.append(location.key)
 
     async def _is_as_received(self, location: Location) -> bool:
         return await sha256_of(self._storage, location.key, location.data_set_offset) == location.sha256
+
+
+class _Found:
+    """What has been found so far."""
+
+    def __init__(self) -> None:
+        self.objects = 0
+        self.missing: list[str] = []
+        self.damaged: list[str] = []
+        self.unknown: list[str] = []
+
+
+async def _by_study(database: Database) -> AsyncIterator[tuple[str, list[Location]]]:
+    """Yield what is indexed, in one walk, with the study that the keys name: a study is held at a time."""
+    study, locations = "", list[Location]()
+    async for location in database.keys():
+        if study_of(location.key) != study:
+            if locations:
+                yield study, locations
+            study, locations = study_of(location.key), []
+        locations.append(location)
+    if locations:
+        yield study, locations

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Generator, Sequence
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
+from typing import Any, TypeVar
+
+import msgspec
 
 from dicomnode.dicom import transfer_syntax
 from dicomnode.dicom.bulk import Value, find_value, parse_bulk_path
 from dicomnode.dicom.frames import FrameIndex, PixelHead, index_frames, read_pixel_head
 from dicomnode.dicom.inflate import heads
 from dicomnode.dicom.transfer_syntax import TransferSyntax
-from dicomnode.errors import BadInstance, Corrupt, NotFound
-from dicomnode.model.messages import INDEXING_GROUP, STORAGE_QUEUE
-from dicomnode.model.query import Location
-from dicomnode.ports.broker import Barrier
+from dicomnode.errors import BadInstance, BadRequest, Corrupt, NotFound
+from dicomnode.model.attributes import Level
+from dicomnode.model.query import Location, Match, OneOf, Query
 from dicomnode.ports.database import Database
 from dicomnode.ports.storage import Storage
 
@@ -29,20 +30,46 @@ _LOCATIONS = 10_000
 _INDICES = 2_000
 _INDEXED_FRAMES = 4_000_000
 
+_PAGE = 500
+
 T = TypeVar("T")
 
 
+class TooMany(BadRequest):
+    """More objects fit than are given at once."""
+
+
+class Chosen(msgspec.Struct, frozen=True):
+    """Which objects are wanted: those with one of the UIDs of every level that names any (PS3.4 C.4.2.1.4)."""
+
+    tenant: str
+    patient_ids: tuple[str, ...] = ()
+    study_uids: tuple[str, ...] = ()
+    series_uids: tuple[str, ...] = ()
+    sop_uids: tuple[str, ...] = ()
+
+    def matches(self) -> dict[str, Match]:
+        """Return the same as a query."""
+        named = {
+            "PatientID": self.patient_ids,
+            "StudyInstanceUID": self.study_uids,
+            "SeriesInstanceUID": self.series_uids,
+            "SOPInstanceUID": self.sop_uids,
+        }
+        return {keyword: OneOf(uids) for keyword, uids in named.items() if uids}
+
+
 class Retrieve:
-    """Give back objects, frames and values.
+    """Give back objects, frames and values. `caught_up` waits for the index.
 
     An instance's location is remembered for two seconds: after another object took its place, the earlier one, which
     stays kept under its own key, may be served that long. Where the frames of a key lie never changes.
     """
 
-    def __init__(self, storage: Storage, database: Database, barrier: Barrier | None) -> None:
+    def __init__(self, storage: Storage, database: Database, caught_up: Callable[[], Awaitable[None]]) -> None:
         self._storage = storage
         self._database = database
-        self._barrier = barrier
+        self._caught_up = caught_up
         self._locations: OrderedDict[tuple[str, str, str, str], tuple[float, Location]] = OrderedDict()
         self._indices: OrderedDict[str, FrameIndex] = OrderedDict()
         self._indexed_frames = 0
@@ -50,8 +77,7 @@ class Retrieve:
 
     async def locate(self, tenant: str, study_uid: str, series_uid: str = "", sop_uid: str = "") -> Sequence[Location]:
         """Return where each instance of the study, series or instance is kept. Raises: NotFound, Unavailable."""
-        if self._barrier is not None:
-            await self._barrier.settled(STORAGE_QUEUE, INDEXING_GROUP)
+        await self._caught_up()
         found = await self._database.locate(tenant, study_uid, series_uid, sop_uid)
         if not found:
             raise NotFound(f"there is no such {'instance' if sop_uid else 'series' if series_uid else 'study'}")
@@ -71,6 +97,85 @@ class Retrieve:
             self._locations.popitem(last=False)
         return location
 
+    async def select(self, chosen: Chosen, most: int) -> Sequence[Location]:
+        """Return where each instance that is wanted is kept, study by study in order; none is no error.
+
+        Few questions go to the index, however many objects there are.
+
+        Raises: TooMany, more than `most` would be found; BadRequest, nothing is named; Unavailable.
+        """
+        if not chosen.matches():
+            raise BadRequest("no patient, study, series or instance is named")
+        await self._caught_up()
+        sop_uid = chosen.sop_uids[0] if len(chosen.sop_uids) == 1 else ""
+        series_uids, sop_uids = frozenset(chosen.series_uids), frozenset(chosen.sop_uids)
+        found: list[Location] = []
+        for study_uid, series_uid in await self._holders(chosen):
+            located = await self._database.locate(chosen.tenant, study_uid, series_uid, sop_uid)
+            found.extend(
+                each
+                for each in located
+                if (not series_uids or each.series_uid in series_uids) and (not sop_uids or each.sop_uid in sop_uids)
+            )
+            if len(found) > most:
+                raise TooMany(f"more than {most} objects; ask for less")
+        return found
+
+    async def _holders(self, chosen: Chosen) -> Sequence[tuple[str, str]]:
+        """Return the studies, or the studies with a series, in which what is wanted lies."""
+        if len(chosen.study_uids) == 1 and len(chosen.series_uids) < 2 and not chosen.patient_ids:
+            return [(chosen.study_uids[0], chosen.series_uids[0] if chosen.series_uids else "")]
+        level = Level.INSTANCE if chosen.sop_uids else Level.SERIES if chosen.series_uids else Level.STUDY
+        holders: dict[tuple[str, str], None] = {}
+        after = ""
+        while True:
+            query = Query(chosen.tenant, level, chosen.matches(), _PAGE, after)
+            rows = await self._database.find(query)
+            for row in rows:
+                holders[_uid(row.study, "0020000D"), _uid(row.series, "0020000E")] = None
+            if len(rows) < _PAGE:
+                return list(holders)
+            after = rows[-1].cursor
+
+    async def data_set(self, location: Location) -> tuple[bytes, AsyncGenerator[bytes, None] | None]:
+        """Return the start of the data set as it is kept, and what is left of it, None where that was all.
+
+        The rest comes in pieces up to 1 MiB, one read while the one before is used; close it when it is not read to
+        its end. A deflated data set is padded to an even length, as it must be on its way (PS3.5 A.5).
+
+        Raises: NotFound, Corrupt, Unavailable; the rest too.
+        """
+        size = location.size - location.data_set_offset
+        padding = b"\0" if size & 1 and transfer_syntax.of(location.transfer_syntax_uid).deflated else b""
+        first = await self._piece(location, location.data_set_offset)
+        if len(first) == size:
+            return first + padding, None
+        return first, self._rest(location, location.data_set_offset + len(first), padding)
+
+    async def _rest(self, location: Location, offset: int, padding: bytes) -> AsyncGenerator[bytes, None]:
+        ahead = asyncio.create_task(self._piece(location, offset))
+        try:
+            while offset < location.size:
+                piece = await ahead
+                offset += len(piece)
+                ahead = asyncio.create_task(self._piece(location, offset))
+                yield piece
+            if padding:
+                yield padding
+        finally:
+            ahead.cancel()
+            await asyncio.wait([ahead])
+
+    async def _piece(self, location: Location, offset: int) -> bytes:
+        """Return up to a MiB from `offset`; nothing at the end. Raises: Corrupt."""
+        wanted = min(CHUNK, location.size - offset)
+        if wanted <= 0:
+            return b""
+        piece = await self._storage.read(location.key, offset, wanted)
+        if len(piece) < wanted:
+            raise _cut_short(location)
+        return piece
+
     async def chunks(self, location: Location, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """Yield the object as it is kept, file meta information included, or a range of it, in pieces up to 1 MiB.
 
@@ -80,7 +185,7 @@ class Retrieve:
         while offset < end:
             piece = await self._storage.read(location.key, offset, min(CHUNK, end - offset))
             if not piece:
-                raise Corrupt("storage", f"an object is shorter than the {location.size} bytes that were kept")
+                raise _cut_short(location)
             offset += len(piece)
             yield piece
 
@@ -134,7 +239,7 @@ class Retrieve:
         length = min(length, location.size - location.data_set_offset - offset)
         piece = await self._storage.read(location.key, location.data_set_offset + offset, length)
         if len(piece) < length:
-            raise Corrupt("storage", f"an object is shorter than the {location.size} bytes that were kept")
+            raise _cut_short(location)
         return piece
 
     async def head(self, location: Location, length: int) -> tuple[bytes, bool]:
@@ -151,7 +256,7 @@ class Retrieve:
         wanted = min(length, size)
         head = await self._storage.read(location.key, location.data_set_offset, wanted)
         if len(head) < wanted:
-            raise Corrupt("storage", f"an object is shorter than the {location.size} bytes that were kept")
+            raise _cut_short(location)
         return head, length >= size
 
     async def _index(self, location: Location) -> FrameIndex:
@@ -188,6 +293,17 @@ class Retrieve:
         while len(self._indices) > _INDICES or (self._indexed_frames > _INDEXED_FRAMES and len(self._indices) > 1):
             _, forgotten = self._indices.popitem(last=False)
             self._indexed_frames -= len(forgotten.starts)
+
+
+def _cut_short(location: Location) -> Corrupt:
+    return Corrupt("storage", f"an object is shorter than the {location.size} bytes that were kept")
+
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def _uid(fragment: str, tag: str) -> str:
+    return str((_decode(fragment).get(tag, {}).get("Value") or [""])[0]) if fragment != "{}" else ""
 
 
 def _inflate(deflated: bytes) -> tuple[bytes, bool]:

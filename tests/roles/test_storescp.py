@@ -19,7 +19,9 @@ from pynetdicom import AE
 
 from dicomnode.config import LimitsTable, PeerTable, StoreScpTable
 from dicomnode.dicom.part10 import write_file_meta
-from dicomnode.dimse.sender import Sent, store_files
+from dicomnode.dimse.outgoing import Outgoing
+from dicomnode.dimse.retry import ONCE
+from dicomnode.dimse.sender import Sending, Sent, store_files
 from dicomnode.errors import (
     BadInstance,
     ConfigError,
@@ -33,7 +35,9 @@ from dicomnode.errors import (
 )
 from dicomnode.model.instance import Arrival, Door, Stored
 from dicomnode.ports.storage import Buffer
+from dicomnode.roles.storescp.identity import Identities
 from dicomnode.roles.storescp.role import StoreScp
+from dicomnode.services.watermark import Watermark
 from tests.corpus import corpus_files, data_set_of, identified, make, needs_corpus, part10
 
 
@@ -63,10 +67,16 @@ class Kept:
 
 @asynccontextmanager
 async def door(
-    kept: Kept | None = None, peers: Mapping[str, PeerTable] | None = None, **settings: Any
+    kept: Kept | None = None,
+    peers: Mapping[str, PeerTable] | None = None,
+    *,
+    identities: Identities | None = None,
+    watermark: Watermark | None = None,
+    **settings: Any,
 ) -> AsyncIterator[StoreScp]:
     settings.setdefault("limits", LimitsTable(drain_s=1))
-    role = StoreScp(StoreScpTable(port=0, **settings), peers or {}, "hospital", kept or Kept())
+    table = StoreScpTable(port=0, **settings)
+    role = StoreScp(table, peers or {}, "hospital", kept or Kept(), identities=identities, watermark=watermark)
     async with role:
         running = asyncio.create_task(role.run())
         try:
@@ -99,9 +109,11 @@ def _write(folder: Path, count: int = 1, **attributes: Any) -> list[Path]:
     return paths
 
 
-async def _send(role: StoreScp, paths: list[Path], calling: str = "ME", called: str = "DICOMNODE") -> list[Sent]:
-    results: list[Sent] = []
-    await store_files(PeerTable(called, *role.endpoint), calling, paths, results.append)
+async def _send(
+    role: StoreScp, paths: list[Path], calling: str = "ME", called: str = "DICOMNODE"
+) -> list[Sent[Outgoing]]:
+    results: list[Sent[Outgoing]] = []
+    await store_files(PeerTable(called, *role.endpoint), calling, paths, results.append, Sending(retry=ONCE))
     return results
 
 

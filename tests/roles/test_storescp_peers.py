@@ -24,8 +24,8 @@ from dicomnode.roles.storescp.peers import KnownPeers
 async def test_a_peer_is_known_by_title_and_address(host: str, peer_ip: str, known: bool) -> None:
     peers = KnownPeers([PeerTable("OTHER", "198.51.100.1", 104), PeerTable("CT1", host, 104)])
     await peers.look_up()
-    assert peers.knows("CT1", peer_ip) is known
-    assert not peers.knows("CT2", peer_ip)
+    assert [peer.host for peer in peers.at("CT1", peer_ip)] == [host] * known
+    assert not peers.at("CT2", peer_ip)
 
 
 def test_only_names_need_to_be_looked_up_again() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from dicomnode import metrics
 from dicomnode.errors import Unavailable
 from dicomnode.model.messages import DeadLetter
 from dicomnode.ports.broker import Barrier, Delivery, Message
@@ -37,12 +38,21 @@ async def working(tmp_path: Path, hands: Hands, attempts: int = 3) -> AsyncItera
     async with MemoryBroker(MemoryBroker.Options(), tmp_path) as broker:
         queue = await broker.subscribe("t", "g")
         await broker.subscribe("t.dead", "operator")
-        task = asyncio.create_task(Worker(broker, queue, hands, Pace(10, 0.0, attempts)).run())
+        task = asyncio.create_task(Worker(broker, queue, hands, Pace(10, 0.0, attempts), "t").run())
         try:
             yield broker
         finally:
             task.cancel()
             await asyncio.wait([task])
+
+
+def failures(service: str, error: str) -> float:
+    labels = {"service": service, "error": error}
+    return metrics.REGISTRY.get_sample_value("dicomnode_handler_failures_total", labels) or 0.0
+
+
+def handled(service: str) -> float:
+    return metrics.REGISTRY.get_sample_value("dicomnode_handler_seconds_count", {"service": service}) or 0.0
 
 
 async def _publish(broker: MemoryBroker, *bodies: bytes) -> None:
@@ -91,6 +101,15 @@ async def test_a_backend_that_is_away_is_waited_for(tmp_path: Path) -> None:
     assert hands.done == [b"a"]
 
 
+async def test_batches_are_measured_and_failures_counted_by_class(tmp_path: Path) -> None:
+    hands = Hands(lambda _, tries: ValueError("odd") if tries <= 2 else None)
+    before, seconds = failures("t", "ValueError"), handled("t")
+    async with working(tmp_path, hands) as broker:
+        await _publish(broker, b"a")
+    assert failures("t", "ValueError") == before + 2
+    assert handled("t") == seconds + 3
+
+
 async def test_what_was_taken_and_not_finished_is_not_acknowledged(tmp_path: Path) -> None:
     begun = asyncio.Event()
 
@@ -100,7 +119,7 @@ async def test_what_was_taken_and_not_finished_is_not_acknowledged(tmp_path: Pat
 
     async with MemoryBroker(MemoryBroker.Options(), tmp_path) as broker:
         queue = await broker.subscribe("t", "g")
-        task = asyncio.create_task(Worker(broker, queue, stuck, Pace(10, 0.0, 3)).run())
+        task = asyncio.create_task(Worker(broker, queue, stuck, Pace(10, 0.0, 3), "t").run())
         await broker.publish([Message("t", "k", b"a")])
         await asyncio.wait_for(begun.wait(), 5)
         task.cancel()

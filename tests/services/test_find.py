@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dicomnode.errors import BadRequest
@@ -147,3 +148,37 @@ async def test_patients(rooms: Rooms) -> None:
 async def test_what_cannot_be_asked(question: Question, rooms: Rooms) -> None:
     with pytest.raises(BadRequest):
         await rooms.find.search(question)
+
+
+async def test_a_stream_has_no_limit(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PAGE", 3)
+    monkeypatch.setattr(module, "MOST_SCANNED", 4)
+    await fill(rooms, 11)
+    stream = await rooms.find.stream(ask(Level.STUDY, ("ExposureTime", "1"), limit=1))
+    assert len({row.cursor async for row in stream.found}) == 11
+    assert stream.unmatched == ("ExposureTime",)
+    stream = await rooms.find.stream(ask(Level.STUDY, ("SOPInstanceUID", "9")))
+    assert [row async for row in stream.found] == []
+    stream = await rooms.find.stream(ask(Level.SERIES, ("Manufacturer", "nobody")))
+    with pytest.raises(BadRequest, match="StudyDate"):
+        assert [row async for row in stream.found] == []
+
+
+@pytest.mark.parametrize(
+    ("date", "time", "apart", "together"),
+    [
+        ("20260102-20260104", "10-09", 0, ["1.1", "1.2", "1.3"]),
+        ("20260102-20260104", "10-", 2, ["1.1", "1.2", "1.3"]),
+        ("-20260102", "-11", 1, ["1.0"]),
+        ("20260103-", "10-", 1, ["1.2", "1.3"]),
+        ("20260103", "10-13", 1, ["1.2"]),
+        ("20260102-20260103", "120000.5", 1, ["1.2"]),
+    ],
+)
+async def test_dates_and_times_together(date: str, time: str, apart: int, together: list[str], rooms: Rooms) -> None:
+    for study, at in enumerate(("090000", "150000", "120000.5", ""), 1):
+        await rooms.take_in(make(StudyInstanceUID=f"1.{study - 1}", StudyDate=f"202601{study:02}", StudyTime=at))
+    question = ask(Level.STUDY, ("StudyDate", date), ("StudyTime", time))
+    found = (await rooms.find.search(msgspec.structs.replace(question, combined=True))).found
+    assert sorted(msgspec.json.decode(row.study)["0020000D"]["Value"][0] for row in found) == together, found
+    assert len((await rooms.find.search(question)).found) == apart

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from dicomnode.model.entry import Entry, Policy
 from dicomnode.model.instance import Fragments
+from dicomnode.model.query import Location
 from dicomnode.services.fsck import Fsck
 from dicomnode_memory.database import MemoryDatabase
 from dicomnode_memory.storage import MemoryStorage
@@ -49,6 +51,29 @@ async def test_each_difference_is_named(tmp_path: Path) -> None:
     assert set(thorough.damaged) == {"d/s/e/short", "d/s/e/flipped"}
     assert thorough.objects == 4
     assert not thorough.sound
+
+
+class Asked(MemoryDatabase):
+    """A database that counts how often it is asked for what it keeps."""
+
+    times = 0
+
+    def keys(self, prefix: str = "") -> AsyncIterator[Location]:
+        self.times += 1
+        return super().keys(prefix)
+
+
+async def test_the_database_is_walked_once_and_studies_apart_are_compared(tmp_path: Path) -> None:
+    storage, database = MemoryStorage(MemoryStorage.Options(), tmp_path), Asked(Asked.Options(), tmp_path)
+    kept = [f"d/20260102/{study}/1.3/{number}" for study in ("1.2", "1.2.3", "1.20") for number in (1, 2)]
+    await database.index([_entry(key, b"..data") for key in kept], Policy.KEEP_FIRST)
+    for key in (*kept[1:], "d/20260102/1.2/1.3/9", "d/20260102/1/1.3/1", "d/20260103/1.2/1.3/1"):
+        await storage.put(key, (b"..data",))
+    told: list[None] = []
+    found = await Fsck(storage, database).run(digests=True, told=lambda: told.append(None))
+    assert (found.objects, len(told), found.missing, found.damaged) == (6, 6, (kept[0],), ())
+    assert set(found.unknown) == {"d/20260102/1.2/1.3/9", "d/20260102/1/1.3/1", "d/20260103/1.2/1.3/1"}
+    assert database.times == 1
 
 
 async def test_nothing_is_sound(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from dicomnode.dicom import transfer_syntax
 from dicomnode.errors import BadInstance, BadRequest, Corrupt, NotFound
 from dicomnode.model.entry import Policy
+from dicomnode.model.query import Location
 from dicomnode.services import retrieve as module
+from dicomnode.services.retrieve import Chosen, TooMany
 from tests.corpus import data_set_of, make, part10
 from tests.rooms import EMBEDDED, IN_MEMORY, Rooms, open_rooms
 
@@ -154,3 +157,92 @@ async def test_an_object_that_lost_its_end_is_told(rooms: Rooms) -> None:
         [piece async for piece in rooms.retrieve.chunks(location)]
     with pytest.raises(Corrupt, match="shorter"):
         await rooms.retrieve.frame(location, index, 1)
+
+
+async def test_what_is_chosen_is_found_with_few_questions(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PAGE", 2)
+    for study in range(3):
+        for series in range(2):
+            for number in range(3):
+                await rooms.take_in(
+                    make(
+                        PatientID=f"P{study % 2}",
+                        StudyInstanceUID=f"1.{study}",
+                        SeriesInstanceUID=f"1.{study}.{series}",
+                        SOPInstanceUID=f"1.{study}.{series}.{number}",
+                        SeriesNumber=series,
+                        InstanceNumber=number,
+                    )
+                )
+    asked = 0
+    locate = rooms.database.locate
+
+    async def counted(*names: str) -> Sequence[Location]:
+        nonlocal asked
+        asked += 1
+        return await locate(*names)
+
+    monkeypatch.setattr(rooms.database, "locate", counted)
+    for chosen, count, questions in (
+        (Chosen("default", ("P0",)), 12, 2),
+        (Chosen("default", study_uids=("1.1",)), 6, 1),
+        (Chosen("default", study_uids=("1.1", "1.2", "7")), 12, 2),
+        (Chosen("default", ("P0",), ("1.1",)), 0, 0),
+        (Chosen("default", (), ("1.1",), ("1.1.1",)), 3, 1),
+        (Chosen("default", (), ("1.1",), ("1.1.1", "1.1.0", "1.2.0")), 6, 2),
+        (Chosen("default", (), ("1.1",), ("1.1.1",), ("1.1.1.2", "1.1.1.0", "1.1.0.0")), 2, 1),
+        (Chosen("default", sop_uids=("1.1.1.2", "1.1.1.0", "1.2.0.0")), 3, 2),
+        (Chosen("other", study_uids=("1.1",)), 0, 1),
+    ):
+        asked = 0
+        found = await rooms.retrieve.select(chosen, 100)
+        assert (len(found), asked) == (count, questions), chosen
+        assert len({location.sop_uid for location in found}) == count
+    ordered = await rooms.retrieve.select(Chosen("default", study_uids=("1.1",)), 6)
+    assert [location.sop_uid for location in ordered] == sorted(location.sop_uid for location in ordered)
+    with pytest.raises(TooMany):
+        await rooms.retrieve.select(Chosen("default", ("P0",)), 11)
+    with pytest.raises(BadRequest):
+        await rooms.retrieve.select(Chosen("default"), 11)
+
+
+@pytest.mark.parametrize("size", [10, module.CHUNK - 2000, module.CHUNK * 2, 2_500_000])
+async def test_a_data_set_comes_whole(size: int, rooms: Rooms) -> None:
+    stored = await rooms.take_in(make(**UIDS, PixelData=bytes(size)))
+    location = await rooms.retrieve.locate_one(*NAMES)
+    first, rest = await rooms.retrieve.data_set(location)
+    pieces = [first, *([piece async for piece in rest] if rest is not None else [])]
+    assert b"".join(pieces) == (await rooms.storage.read(stored.key))[location.data_set_offset :]
+    assert max(map(len, pieces)) <= module.CHUNK
+    assert (rest is None) == (len(first) == location.size - location.data_set_offset)
+    if rest is not None:
+        _, rest = await rooms.retrieve.data_set(location)
+        assert rest is not None
+        await anext(rest)
+        await rest.aclose()  # what was read ahead is let go
+
+
+async def test_an_odd_deflated_data_set_is_padded(rooms: Rooms) -> None:
+    for comment in "abcdefgh":
+        uid = f"{SOP}.{ord(comment)}"
+        await rooms.take_in(
+            make(**{**UIDS, "SOPInstanceUID": uid}, PatientComments=comment * ord(comment)),
+            DeflatedExplicitVRLittleEndian,
+        )
+        location = await rooms.retrieve.locate_one("default", STUDY, SERIES, uid)
+        first, rest = await rooms.retrieve.data_set(location)
+        assert rest is None
+        kept = (await rooms.storage.read(location.key))[location.data_set_offset :]
+        assert first == kept + b"\0" * (len(kept) & 1)
+
+
+async def test_a_data_set_that_was_cut(tmp_path: Path) -> None:
+    async with open_rooms(tmp_path, EMBEDDED) as rooms:
+        stored = await rooms.take_in(make(**UIDS, PixelData=bytes(2_500_000)))
+        os.truncate(tmp_path / "storage" / stored.key, 1_500_000)
+        location = await rooms.retrieve.locate_one(*NAMES)
+        _, rest = await rooms.retrieve.data_set(location)
+        assert rest is not None
+        with pytest.raises(Corrupt):
+            async for _ in rest:
+                pass

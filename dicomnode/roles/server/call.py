@@ -18,7 +18,10 @@ from dicomnode.roles.server.accept import Range, parse_accept
 from dicomnode.services.describe import Describe
 from dicomnode.services.find import Find
 from dicomnode.services.ingest import Ingest
+from dicomnode.services.measure import Measure
+from dicomnode.services.performed import PerformedSteps
 from dicomnode.services.retrieve import Retrieve
+from dicomnode.services.worklist import Worklist
 
 Buffer = bytes | memoryview
 
@@ -33,6 +36,9 @@ class Services(msgspec.Struct, frozen=True):
     retrieve: Retrieve
     describe: Describe
     ingest: Ingest
+    worklist: Worklist
+    performed: PerformedSteps
+    measure: Measure
     backends: Mapping[str, Plugin] = {}
 
 

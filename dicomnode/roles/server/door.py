@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from aiohttp import web
@@ -12,7 +13,7 @@ from aiohttp import web
 from dicomnode import log, metrics
 from dicomnode.config import ServerTable
 from dicomnode.errors import NodeError
-from dicomnode.roles.server import frames, health, qido, wado
+from dicomnode.roles.server import frames, health, qido, steps, wado
 from dicomnode.roles.server.access import Access
 from dicomnode.roles.server.call import Call, Services
 from dicomnode.roles.server.problem import MEDIA_TYPE, HttpProblem, Problem, encode, problem_of, unforeseen
@@ -36,23 +37,30 @@ def table(stow: Stow) -> tuple[Route, ...]:
         Route("GET", "/livez", health.livez, open=True),
         Route("GET", "/readyz", health.readyz),
         Route("GET", "/metrics", health.exposition),
-        Route("GET", f"{_ROOT}/studies", qido.studies),
-        Route("GET", f"{_ROOT}/series", qido.series),
-        Route("GET", f"{_ROOT}/instances", qido.instances),
-        Route("GET", f"{_STUDY}/series", qido.series),
-        Route("GET", f"{_STUDY}/instances", qido.instances),
-        Route("GET", f"{_SERIES}/instances", qido.instances),
-        Route("GET", _STUDY, wado.study_or_series),
-        Route("GET", _SERIES, wado.study_or_series),
-        Route("GET", _INSTANCE, wado.instance),
-        Route("GET", f"{_STUDY}/metadata", wado.metadata),
-        Route("GET", f"{_SERIES}/metadata", wado.metadata),
-        Route("GET", f"{_INSTANCE}/metadata", wado.metadata),
-        Route("GET", f"{_INSTANCE}/frames/{{frames}}", frames.frame_list),
-        Route("GET", f"{_INSTANCE}/bulkdata/{{path*}}", frames.bulk),
-        Route("GET", f"{_ROOT}/wado", wado.uri),
+        Route("GET", f"{_ROOT}/studies", qido.studies, service="find"),
+        Route("GET", f"{_ROOT}/series", qido.series, service="find"),
+        Route("GET", f"{_ROOT}/instances", qido.instances, service="find"),
+        Route("GET", f"{_STUDY}/series", qido.series, service="find"),
+        Route("GET", f"{_STUDY}/instances", qido.instances, service="find"),
+        Route("GET", f"{_SERIES}/instances", qido.instances, service="find"),
+        Route("GET", _STUDY, wado.study_or_series, service="retrieve"),
+        Route("GET", _SERIES, wado.study_or_series, service="retrieve"),
+        Route("GET", _INSTANCE, wado.instance, service="retrieve"),
+        Route("GET", f"{_STUDY}/metadata", wado.metadata, service="describe"),
+        Route("GET", f"{_SERIES}/metadata", wado.metadata, service="describe"),
+        Route("GET", f"{_INSTANCE}/metadata", wado.metadata, service="describe"),
+        Route("GET", f"{_INSTANCE}/frames/{{frames}}", frames.frame_list, service="retrieve"),
+        Route("GET", f"{_INSTANCE}/bulkdata/{{path*}}", frames.bulk, service="retrieve"),
+        Route("GET", f"{_ROOT}/wado", wado.uri, service="retrieve"),
         Route("POST", f"{_ROOT}/studies", stow.store),
         Route("POST", _STUDY, stow.store),
+        Route("GET", steps.ROOT, steps.listed, service="worklist"),
+        Route("POST", steps.ROOT, steps.create, service="worklist"),
+        Route("GET", f"{steps.ROOT}/{{entry}}", steps.entry, service="worklist"),
+        Route("PUT", f"{steps.ROOT}/{{entry}}", steps.replace, service="worklist"),
+        Route("DELETE", f"{steps.ROOT}/{{entry}}", steps.delete, service="worklist"),
+        Route("GET", "/api/v1/performed", steps.performed, service="performed"),
+        Route("GET", "/api/v1/performed/{step}", steps.performed_one, service="performed"),
     )
 
 
@@ -112,7 +120,11 @@ class Door:
         call.tenant = self._access.tenant(request.headers)
         if "Expect" in request.headers:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        response: web.StreamResponse = await route.handler(call)
+        return await self._handled(route, call)
+
+    async def _handled(self, route: Route, call: Call) -> web.StreamResponse:
+        with metrics.handling(route.service) if route.service else nullcontext():
+            response: web.StreamResponse = await route.handler(call)
         return response
 
     def _options(self, call: Call, methods: Mapping[str, Route]) -> web.Response:

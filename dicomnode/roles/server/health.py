@@ -48,6 +48,8 @@ async def _ping(backend: Plugin) -> str:
 
 async def exposition(call: Call) -> web.Response:
     """Give Prometheus its metrics."""
+    await call.services.measure.refresh()
+    metrics.TASKS.set(len(asyncio.all_tasks()))
     return call.answer(metrics.exposition(), metrics.CONTENT_TYPE)
 
 
@@ -60,6 +62,8 @@ _PAGE = f"""<!doctype html>
 <li>retrieve: /dicomweb/studies/<i>UID</i>, with /series/<i>UID</i>, /instances/<i>UID</i>, /metadata, /frames/<i>n</i>
 <li>store: POST multipart/related; type="application/dicom" to /dicomweb/studies
 <li>WADO-URI: /dicomweb/wado?requestType=WADO&amp;objectUID=<i>UID</i>
+<li>worklist: <a href="/api/v1/worklist">/api/v1/worklist</a>
+<li>what was performed: <a href="/api/v1/performed">/api/v1/performed</a>
 </ul>
 <p>Health: <a href="/livez">/livez</a>, <a href="/readyz">/readyz</a>, <a href="/metrics">/metrics</a>.
 """

@@ -12,7 +12,7 @@ from dicomnode.roles.server.call import Call
 from dicomnode.roles.server.problem import HttpProblem
 from dicomnode.services.find import Question
 
-_PARAMETERS = frozenset({"includefield", "fuzzymatching", "limit", "offset", "accept", "emptyvaluematching", "orderby"})
+PARAMETERS = frozenset({"includefield", "fuzzymatching", "limit", "offset", "accept", "emptyvaluematching", "orderby"})
 _MOST_KEYS = 100
 _BOOLEANS = {"true": True, "false": False, "": False, "1": True, "0": False}
 
@@ -53,7 +53,7 @@ def _question(call: Call, level: Level) -> Question:
     return Question(
         tenant=call.tenant,
         level=level,
-        keys=tuple((name, value) for name, value in query.items() if name not in _PARAMETERS),
+        keys=tuple((name, value) for name, value in query.items() if name not in PARAMETERS),
         include=tuple(name for name in include if name),
         fuzzy=_boolean("fuzzymatching", query.get("fuzzymatching", "")),
         limit=_count("limit", query["limit"]) if query.get("limit") else None,

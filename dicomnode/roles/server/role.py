@@ -20,7 +20,10 @@ from dicomnode.roles.server.door import Door
 from dicomnode.services.describe import Describe
 from dicomnode.services.find import Find
 from dicomnode.services.ingest import Ingest
+from dicomnode.services.measure import Measure
+from dicomnode.services.performed import PerformedSteps
 from dicomnode.services.retrieve import Retrieve
+from dicomnode.services.worklist import Worklist
 
 _LOG = log.get("server")
 # How long to read on when a body was refused, so that its sender comes to see the answer.
@@ -44,10 +47,14 @@ class Server:
         find: Find,
         retrieve: Retrieve,
         describe: Describe,
+        worklist: Worklist,
+        performed: PerformedSteps,
+        measure: Measure,
         backends: Mapping[str, Plugin],
     ) -> None:
         self._table = table
-        self._door = Door(table, tenant, Services(find, retrieve, describe, ingest, backends))
+        services = Services(find, retrieve, describe, ingest, worklist, performed, measure, backends)
+        self._door = Door(table, tenant, services)
         self._silent: dict[asyncio.Protocol, float] = {}
         self._http: web.Server | None = None
         self._listening: asyncio.Server | None = None

@@ -12,12 +12,16 @@ Handler = Callable[[Any], Awaitable[Any]]
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One method of one resource. `template` is also the label in metrics and logs; `open` needs no token."""
+    """One method of one resource. `template` is also the label in metrics and logs; `open` needs no token.
+
+    `service` is what it is measured as, "" for what needs no measuring here.
+    """
 
     method: str
     template: str
     handler: Handler
     open: bool = False
+    service: str = ""
 
 
 class _Node:

@@ -9,6 +9,7 @@ from email.message import Message
 import msgspec
 from aiohttp import web
 
+from dicomnode import metrics
 from dicomnode.config import ServerLimitsTable
 from dicomnode.dicom.multipart import Event, Finished, MultipartParser, PartData, PartEnded, PartStarted
 from dicomnode.dicom.native_xml import to_native_xml
@@ -97,7 +98,9 @@ class _Request:
         meta: FileMeta | None = None
         try:
             meta = _meta(file)
-            return await self._call.services.ingest.store(self._arrival(meta), memoryview(file)[meta.data_set_offset :])
+            data_set = memoryview(file)[meta.data_set_offset :]
+            with metrics.handling("ingest"):
+                return await self._call.services.ingest.store(self._arrival(meta), data_set)
         except NodeError as error:
             return _failure(error, meta)
 
@@ -107,9 +110,9 @@ class _Request:
         rest = _Rest(self._events, self._limits.part - size)
         try:
             meta = _meta(first)
-            return await self._call.services.ingest.store_stream(
-                self._arrival(meta), memoryview(first)[meta.data_set_offset :], rest.chunks()
-            )
+            data_set = memoryview(first)[meta.data_set_offset :]
+            with metrics.handling("ingest"):
+                return await self._call.services.ingest.store_stream(self._arrival(meta), data_set, rest.chunks())
         except BadRequest:
             raise  # the body itself is at fault, so no part follows
         except NodeError as error:

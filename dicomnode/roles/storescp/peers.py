@@ -39,14 +39,19 @@ class KnownPeers:
             else:
                 self._addresses[host] = frozenset(str(name[0]) for *_, name in found)
 
-    def knows(self, ae_title: str, peer_ip: str) -> bool:
-        """Tell whether a peer of this title has this address."""
+    def at(self, ae_title: str, peer_ip: str) -> list[PeerTable]:
+        """Return the peers of this title that have this address."""
         address = _address(peer_ip) or peer_ip
-        return any(
-            address in self._addresses.get(peer.host, ()) or (is_loopback(peer.host) and is_loopback(address))
+        return [
+            peer
             for peer in self._peers
             if peer.ae_title == ae_title
-        )
+            and (address in self._addresses.get(peer.host, ()) or (is_loopback(peer.host) and is_loopback(address)))
+        ]
+
+    def is_bound(self, ae_title: str) -> bool:
+        """Tell whether a peer of this title, at whatever address, must show a certificate."""
+        return any(peer.certificate for peer in self._peers if peer.ae_title == ae_title)
 
 
 def _address(host: str) -> str | None:
