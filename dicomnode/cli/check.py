@@ -12,7 +12,9 @@ from dicomnode import plug
 from dicomnode.cli import loop
 from dicomnode.cli.options import config_of
 from dicomnode.cli.running_node import RunningNode
-from dicomnode.config import Config, Faults
+from dicomnode.config import Config
+from dicomnode.config_file import Faults
+from dicomnode.dimse import tls
 from dicomnode.errors import ConfigError, NodeError
 from dicomnode.node import PORTS, Occupied, opened
 
@@ -28,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
         config = config_of(arguments)
     except Faults as faults:
         return _report({"configuration": [str(fault) for fault in faults.all]}, as_json=arguments.json)
-    faulty = [str(fault) for fault in _plugin_faults(config)]
+    faulty = [str(fault) for fault in (*_plugin_faults(config), *tls.faults_of(config))]
     findings: dict[str, list[str]] = {"configuration": faulty}
     if not faulty:
         findings |= loop.run(_pings(config))

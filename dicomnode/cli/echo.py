@@ -11,8 +11,8 @@ from dicomnode.cli.options import config_of
 from dicomnode.cli.peer import add_peer, peer_of
 from dicomnode.config import PeerTable
 from dicomnode.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
-from dicomnode.dimse.associate import VERIFICATION
 from dicomnode.dimse.scu import Association, proposals
+from dicomnode.dimse.service import VERIFICATION
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,9 +9,9 @@ import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
-from dicomnode import __version__
+from dicomnode import __version__, log
 from dicomnode.cli.options import add_common
-from dicomnode.config import Faults
+from dicomnode.config_file import Faults
 from dicomnode.errors import ConfigError, NodeError
 
 # Name -> module and one line of help; a module is imported only when its command is called.
@@ -22,13 +22,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("dicomnode.cli.import_files", "take in files, folders, ZIPs or DICOMDIRs"),
     "echo": ("dicomnode.cli.echo", "ask a peer whether it is there (C-ECHO)"),
     "store": ("dicomnode.cli.store", "send files to a peer (C-STORE)"),
+    "find": ("dicomnode.cli.find", "ask a peer what it has (C-FIND)"),
+    "get": ("dicomnode.cli.get", "fetch objects from a peer into a folder (C-GET)"),
+    "move": ("dicomnode.cli.move", "have a peer send objects to an AE title (C-MOVE)"),
+    "commit": ("dicomnode.cli.commit", "ask a peer whether it keeps objects (storage commitment)"),
+    "worklist": ("dicomnode.cli.worklist", "ask a peer what is scheduled (Modality Worklist)"),
+    "passcode": ("dicomnode.cli.passcode", "print a passcode as [users] should keep it"),
     "sweep": ("dicomnode.cli.sweep", "index again what storage has and the database lacks"),
+    "conformance": ("dicomnode.cli.conformance.command", "write the DICOM conformance statement of this configuration"),
     "fsck": ("dicomnode.cli.fsck", "compare storage and database, both ways"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` names; return its exit code."""
+    if argv is None:
+        log.set_up("auto", "warning")  # standard output is for answers
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] not in COMMANDS:
         return _outer(words)
@@ -48,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _outer(words: Sequence[str]) -> int:
-    lines = "\n".join(f"  {name:<9} {line}" for name, (_, line) in COMMANDS.items())
+    lines = "\n".join(f"  {name:<11} {line}" for name, (_, line) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="dicomnode",
         description="A whole DICOM node in one process: receive, keep, find and serve medical images.",

@@ -11,10 +11,9 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 
 from dicomnode.config import Config
 from dicomnode.model.entry import Policy
-from dicomnode.model.messages import INDEXING_GROUP, STORAGE_QUEUE
 from dicomnode.node import Backends
-from dicomnode.ports.broker import Barrier
 from dicomnode.roles.consumer import Consumer
+from dicomnode.services.catch_up import CatchUp
 from dicomnode.services.index import Index
 
 
@@ -24,22 +23,17 @@ async def indexing(config: Config, backends: Backends) -> AsyncIterator[None]:
 
     What an earlier process left to be indexed comes first.
     """
+    settled = CatchUp(backends.broker, None).settled
     index = Index(backends.database, backends.storage, Policy(config.ingest.duplicates))
     async with Consumer(config.consumer, backends.broker, index) as consumer:
         task = asyncio.create_task(consumer.run())
         try:
-            await settled(backends)
+            await settled()
             yield
-            await settled(backends)
+            await settled()
         finally:
             task.cancel()
             await asyncio.wait([task])
-
-
-async def settled(backends: Backends) -> None:
-    """Return when all that was published is indexed, where the broker can tell."""
-    if isinstance(backends.broker, Barrier):
-        await backends.broker.settled(STORAGE_QUEUE, INDEXING_GROUP)
 
 
 @contextmanager

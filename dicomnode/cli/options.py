@@ -6,7 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
-from dicomnode.config import Config, read_config
+from dicomnode.config import Config
+from dicomnode.config_file import read_config
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Start the node and run until SIGTERM or SIGINT; then drain and exit.
+"""Start the node and run until SIGTERM or SIGINT; then drain and exit. On SIGHUP read the certificates again.
 
 Prints one line `ready ROLE=ADDRESS …` on standard output once everything is entered.
 """
@@ -17,6 +17,7 @@ from dicomnode.cli.options import config_of
 from dicomnode.config import ROLES, Config
 from dicomnode.node import Node
 from dicomnode.roles.role import Role
+from dicomnode.roles.storescp.role import StoreScp
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,11 +40,23 @@ async def _main(config: Config, roles: Sequence[str]) -> None:
     running = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(number, stop.set)
-    await Node(config, roles).run(stop, lambda entered: _ready(config, entered))
+    node, reloading = Node(config, roles), set[asyncio.Task[None]]()
+
+    def reload() -> None:
+        task = running.create_task(node.reload())
+        reloading.add(task)
+        task.add_done_callback(reloading.discard)
+
+    running.add_signal_handler(signal.SIGHUP, reload)
+    await node.run(stop, lambda entered: _ready(config, entered))
 
 
 def _ready(config: Config, roles: Sequence[Role]) -> None:
-    print("ready", *(f"{role.name}={role.address}" if role.address else role.name for role in roles), flush=True)
+    words = [f"{role.name}={role.address}" if role.address else role.name for role in roles]
+    words += [
+        f"{role.name}+tls={role.tls_address}" for role in roles if isinstance(role, StoreScp) and role.tls_address
+    ]
+    print("ready", *words, flush=True)
     if sys.stdout.isatty():
         print(_welcome(config, {role.name: role.address for role in roles}), flush=True)
 
