@@ -14,7 +14,7 @@ run:
 
 test:
 	@scripts/install
-	@scripts/peers dcmtk
+	@scripts/peers dcmtk orthanc dicom3tools gdcm odil ctn dcmjs
 	@scripts/check
 	@scripts/test $(ARGS)
 
@@ -24,7 +24,7 @@ check:
 
 bench:
 	@scripts/install
-	@scripts/peers dcmtk orthanc wrk
+	@scripts/peers dcmtk orthanc orthanc-dicomweb wrk
 	@scripts/bench $(ARGS)
 
 clean:
