@@ -32,7 +32,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.external("storescu")
 def test_enospc_is_answered_honestly(start: Callable[..., Running], small_disk: Path, tmp_path: Path) -> None:
-    node = start("storage.options.reserve_bytes=0", "consumer.catch_up_s=1", data_dir=small_disk / "data")
+    node = start(
+        "storage.options.reserve_bytes=0",
+        "storescp.limits.storage_free=0",
+        "consumer.catch_up_s=1",
+        data_dir=small_disk / "data",
+    )
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(4 * 1024 * 1024))
     kept: dict[str, tuple[str, str, bytes]] = {}
@@ -67,7 +72,9 @@ def test_enospc_is_answered_honestly(start: Callable[..., Running], small_disk: 
 
 
 def test_the_reserve_refuses_before_the_disk_is_full(start: Callable[..., Running], small_disk: Path) -> None:
-    node = start("storage.options.reserve_bytes=20000000", data_dir=small_disk / "data")
+    node = start(
+        "storage.options.reserve_bytes=20000000", "storescp.limits.storage_free=0", data_dir=small_disk / "data"
+    )
     statuses = [stow(node, part10(make()))[0]]
     for _ in range(60):  # the room is looked at a few times a second
         statuses.append(stow(node, part10(make(Rows=512, Columns=512, PixelData=bytes(512 * 1024))))[0])

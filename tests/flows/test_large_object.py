@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import socket
 import struct
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,13 @@ from tests.flows.send import instances, storescu
 
 MIB = 1024 * 1024
 SIZE = 400 * MIB
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _peak_rss(node: Running) -> int:
@@ -46,6 +56,46 @@ def test_dimse_streams(node: Running, large: Path) -> None:
     assert sent.returncode == 0, sent.stderr
     assert _peak_rss(node) - idle < 60 * MIB
     _check(node, large)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.external("getscu")
+def test_get_and_move_stream(start: Callable[..., Running], large: Path, tmp_path: Path) -> None:
+    port = free_port()
+    node = start(f"peers.taker=TAKER@127.0.0.1:{port}")
+    assert storescu(node, large).returncode == 0
+    idle = _peak_rss(node)
+    [row] = instances(node)
+    study = row["0020000D"]["Value"][0]
+    options = ["-S", "-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={study}", *map(str, node.scp)]
+    for program, more in (("getscu", ["-B", "-od"]), ("movescu", ["-aem", "TAKER"])):
+        folder = tmp_path / program
+        folder.mkdir()
+        storescp = subprocess.Popen(["storescp", "-B", "+xa", "-od", str(folder), str(port)])
+        try:
+            _wait_for(port)
+            words = [program, *more, *([str(folder)] if program == "getscu" else []), *options]
+            done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+        finally:
+            storescp.kill()
+            storescp.wait(10)
+        assert done.returncode == 0, done.stderr
+        [got] = folder.iterdir()
+        assert got.stat().st_size > SIZE
+        got.unlink()
+    assert _peak_rss(node) - idle < 60 * MIB
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        else:
+            return
 
 
 @pytest.mark.timeout(180)
