@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from bench.asking import MOVE_AET
 from bench.processes import Failed, Process, answers, free_port
 from bench.web import Door
 
@@ -34,6 +35,7 @@ class Contestant(AbstractContextManager["Contestant"], ABC):
         self.folder = folder
         self._nodelay = nodelay
         self.dicom_port = free_port()
+        self.move_port = free_port()
         self._stack = ExitStack()
         self._process: Process | None = None
 
@@ -95,6 +97,7 @@ class Node(Contestant):
         config.write_text(
             f'[node]\ndata_dir = "{self.folder}/data"\n[storescp]\nport = {self.dicom_port}\n'
             f"[server]\nport = {self._web_port}\n"
+            f'[peers]\nbench = "{MOVE_AET}@127.0.0.1:{self.move_port}"\n'
         )
         process = self.launch([str(_ROOT / ".venv/bin/dicomnode"), "run", "--config", str(config)])
         process.wait_for(lambda: b"ready" in process.out.read_bytes(), "ready")
@@ -125,6 +128,10 @@ class Orthanc(Contestant):
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
             "StableAge": 3600,
+            "DicomModalities": {"bench": [MOVE_AET, "127.0.0.1", self.move_port]},
+            "DicomAlwaysAllowFind": True,
+            "DicomAlwaysAllowGet": True,
+            "DicomAlwaysAllowMove": True,
             "Plugins": [_ORTHANC_DICOMWEB],
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         }

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-Unit = Literal["inst/s", "req/s", "MB/s", "s", "ms", "MB"]
+Unit = Literal["inst/s", "match/s", "req/s", "MB/s", "s", "ms", "MB"]
 _LOWER_IS_BETTER = ("s", "ms", "MB")
 
 

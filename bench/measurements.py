@@ -9,7 +9,7 @@ from time import perf_counter
 
 import msgspec
 
-from bench import bare, reading
+from bench import asking, bare, reading
 from bench.contestants import Contestant, ForkingStoreScp, Node, Orthanc, StoreScp
 from bench.data import SHARDS, Data, ObjectSet
 from bench.figures import Figure, latencies
@@ -50,7 +50,8 @@ def measurements() -> list[Measurement]:
         for each in (1, 50)
     ]
     nagle = Measurement("store-nagle", tuple(_KINDS), _nagle)
-    return [*stores, nagle, *stows, Measurement("read", ("node", "orthanc"), _read)]
+    both = ("node", "orthanc")
+    return [*stores, nagle, *stows, Measurement("read", both, _read), Measurement("retrieve", both, _retrieve)]
 
 
 def store_row(objects: str, associations: int) -> str:
@@ -110,6 +111,25 @@ def _read(setting: Setting, contestant: str, folder: Path) -> list[Figure]:
         figures = reading.read_all(receiver.door, data, setting.storm_s, folder)
         figures.append(Figure("all reads: peak RSS", "MB", receiver.peak_rss_bytes() / _MB))
     return figures
+
+
+FIND, GET, MOVE = "C-FIND 1,000 matches", "C-GET 512 KB", "C-MOVE 512 KB"
+
+
+def _retrieve(setting: Setting, contestant: str, folder: Path) -> list[Figure]:
+    objects = setting.data.ct
+    count = len(objects.instances)
+    with _KINDS[contestant](folder) as holder:
+        send(objects, holder.dicom_port, SHARDS)
+        holder.wait_until(count)
+        asking.get(objects, holder.dicom_port)  # every file is in the page cache from now on
+        found = asking.find(objects, holder.dicom_port, folder)
+        return [
+            Figure(FIND, "match/s", asking.QUESTIONS * count / found, count),
+            _rate(GET, objects, asking.get(objects, holder.dicom_port)),
+            _rate(MOVE, objects, asking.move(objects, holder.dicom_port, holder.move_port, folder)),
+            Figure("C-FIND, C-GET, C-MOVE: peak RSS", "MB", holder.peak_rss_bytes() / _MB),
+        ]
 
 
 def _rate(row: str, objects: ObjectSet, seconds: float) -> Figure:

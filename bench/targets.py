@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from bench.figures import Taken, ratio
-from bench.measurements import store_row
+from bench.measurements import FIND, GET, MOVE, store_row
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -39,6 +39,8 @@ TARGETS = (
     Target(store_row("512 KB", 8), "bare", 0.7, ("disk",)),
     *(Target(f"STOW {size}, {each} a request", "orthanc", 3) for size in ("512 KB", "12 KB") for each in (1, 50)),
     Target("WADO frames 512 KB, 4 connections", "orthanc", 5),
+    Target(FIND, "orthanc", 2),
+    *(Target(row, "orthanc", 3) for row in (GET, MOVE)),
 )
 
 
