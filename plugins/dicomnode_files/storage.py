@@ -18,6 +18,7 @@ import msgspec
 from dicomnode.errors import ConfigError, Full, PluginError, Unavailable
 from dicomnode.ports.offload import Quickness, Threads
 from dicomnode.ports.storage import Buffer, LocalPath, Storage, StoredObject, check_key, check_prefix
+from dicomnode_files.direct import Way
 from dicomnode_files.directories import Directories, Open
 from dicomnode_files.reading import Reader, walk
 from dicomnode_files.writing import Draft, Room, Writer
@@ -36,6 +37,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `threads`: how many calls may wait for the disk at once. `reserve_bytes`: with less free space puts are refused.
     `loop_below_us`: small objects are written without a thread while that takes fewer microseconds; 0: never.
+    `past_cache`: whether objects of 256 KiB and more go to the disk past the page cache; "auto": where that is quicker.
     """
 
     root: str = ""
@@ -43,6 +45,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int = 8
     reserve_bytes: int = 256 * 1024 * 1024
     loop_below_us: int = 150
+    past_cache: Way = "auto"
 
 
 class FileStorage(Storage, LocalPath):
@@ -71,7 +74,7 @@ class FileStorage(Storage, LocalPath):
         sync = self._options.fsync == "always"
         self._root_fd = root
         self._directories = Directories(root, sync=sync)
-        self._writer = Writer(self._directories, sync=sync)
+        self._writer = Writer(self._directories, sync=sync, way=self._options.past_cache)
         self._reader = Reader(root)
         self._room = Room(root, self._options.reserve_bytes, _NAME)
         self._threads.start()
