@@ -87,3 +87,24 @@ class LocalPath(ABC):
     @abstractmethod
     def path(self, key: str) -> Path:
         """Return where the bytes of `key` are, or would be. Raises: ValueError for what is no key."""
+
+
+class Deferring(ABC):
+    """A storage that can keep objects now and have many of them durable at once, later."""
+
+    @property
+    @abstractmethod
+    def defers(self) -> bool:
+        """Whether that saves any time here; where `put` waits for no disk it does not."""
+
+    @abstractmethod
+    async def put_soon(self, key: str, head: Sequence[Buffer]) -> int:
+        """As `put`; until `settle` the object survives a crash of the process, perhaps not one of the machine."""
+
+    @abstractmethod
+    async def settle(self, keys: Sequence[str]) -> None:
+        """Return when the objects under `keys` are as durable as after `put`; keys that hold nothing are no error.
+
+        Raises: Unavailable, Full: any of them may be lost. It is raised for these keys until they are deleted and put
+            anew: what a disk once failed to write it does not try again.
+        """

@@ -40,9 +40,9 @@ class Writer:
         if size < direct.LONG_BYTES:
             return self._whole(key, head, past_cache=False)
         past_cache = self._ways.direct()
-        started = time.perf_counter()
+        started = time.thread_time()
         self._whole(key, head, past_cache=past_cache)
-        self._ways.took(past_cache, time.perf_counter() - started, size)
+        self._ways.took(past_cache, time.thread_time() - started, size)
         return size
 
     def _whole(self, key: str, head: Sequence[Buffer], *, past_cache: bool) -> int:

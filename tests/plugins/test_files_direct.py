@@ -64,7 +64,7 @@ async def test_what_the_kernel_does_not_take_goes_through_the_cache(
             return real(fd, data)
         if not short:
             raise OSError(errno.EINVAL, "not aligned")
-        with open(f"/proc/self/fd/{fd}", "r+b", buffering=0) as unaligned:  # noqa: ASYNC230 -- in a thread
+        with open(f"/proc/self/fd/{fd}", "r+b", buffering=0) as unaligned:
             assert unaligned.write(data[:short]) == short
         os.lseek(fd, short, os.SEEK_SET)
         return short
@@ -86,7 +86,7 @@ async def test_a_full_disk_leaves_nothing(files: FileStorage, monkeypatch: pytes
     await files.put("a/b", [b"x" * MIB])
 
 
-def test_the_quicker_way_is_taken_and_the_other_looked_at_again() -> None:
+def test_the_cheaper_way_is_taken_and_the_other_looked_at_again() -> None:
     ways = Ways("auto")
     cost = {False: 1.6, True: 0.5}
     taken = []
@@ -94,7 +94,7 @@ def test_the_quicker_way_is_taken_and_the_other_looked_at_again() -> None:
         taken.append(ways.direct())
         ways.took(taken[-1], cost[taken[-1]], 1)
     assert 610 <= sum(taken) < 640
-    cost[False] = 0.6  # now the page cache is nearly as quick, and what is in it is read sooner
+    cost[False] = 0.6  # now the page cache costs hardly more, and what is in it is read sooner
     for _ in range(640):
         taken.append(ways.direct())
         ways.took(taken[-1], cost[taken[-1]], 1)
