@@ -99,7 +99,10 @@ class Carrier(ABC):
 
     @abstractmethod
     def carries(self, topic: str, group: str) -> bool:
-        """Tell whether bytes may be published on `topic` now: `group` works here, and is not far behind."""
+        """Tell whether bytes may be published on `topic` now.
+
+        So it is where they would survive a crash of the machine, and `group` works in this process and keeps up.
+        """
 
     @abstractmethod
     async def publish_laden(self, messages: Sequence[Message], cargo: Sequence[Buffer]) -> None:

@@ -81,6 +81,7 @@ class SqliteBroker(Broker, Overlap, Carrier, Barrier):
         self._subscribing = asyncio.Lock()
         self._folding: Call[None] | None = None
         self._closed = True
+        self._durable = options.fsync == "always"
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._journal.open)
@@ -126,9 +127,9 @@ class SqliteBroker(Broker, Overlap, Carrier, Barrier):
             await effect
 
     def carries(self, topic: str, group: str) -> bool:
-        """Tell whether `group` has a subscription on `topic` in this process, and is not far behind."""
+        """Tell whether `group` keeps up with `topic` in this process, and publishing waits for the disk."""
         known = self._topics.get(topic)
-        if known is None or group not in known.groups:
+        if not self._durable or known is None or group not in known.groups:
             return False
         subscription = known.subscriptions.get(group)
         return subscription is not None and subscription.waiting < _MOST_LADEN

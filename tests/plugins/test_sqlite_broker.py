@@ -232,3 +232,9 @@ async def test_the_log_is_folded_before_it_grows(tmp_path: Path) -> None:
                 await subscription.ack(await subscription.take(100))
             longest = max(longest, log.stat().st_size)
     assert longest <= max(2 * before, 32 * 1024 * 1024)
+
+
+async def test_what_waits_for_no_disk_carries_nothing(tmp_path: Path) -> None:
+    async with SqliteBroker(Options(fsync="never"), tmp_path) as queue:
+        await queue.subscribe(TOPIC, GROUP)
+        assert not queue.carries(TOPIC, GROUP)
