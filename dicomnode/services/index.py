@@ -62,7 +62,8 @@ class Index:
 
     async def _spare(self, repeats: Sequence[Entry]) -> AsyncIterator[str]:
         """Yield the keys of `repeats` whose equal is in storage as the index says: only those are one too many."""
-        for folder, entries in groupby(repeats, lambda entry: entry.key.rpartition("/")[0]):
+        by_folder = sorted(repeats, key=_folder)  # those of several senders come mixed
+        for folder, entries in groupby(by_folder, _folder):
             kept = {location.sha256: location async for location in self._database.keys(f"{folder}/")}
             for entry in entries:
                 here = [kept[entry.sha256]] if entry.sha256 in kept else []
@@ -110,6 +111,10 @@ class Index:
             )
             metrics.INDEXED.labels("incomplete").inc()
         return whole
+
+
+def _folder(entry: Entry) -> str:
+    return entry.key.rpartition("/")[0]
 
 
 def _entry(meta: DicomObjectMeta) -> Entry:

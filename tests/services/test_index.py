@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,6 +13,7 @@ from dicomnode.errors import Full, Unavailable
 from dicomnode.model.entry import Fate, Policy
 from dicomnode.model.instance import Arrival, Door
 from dicomnode.model.messages import DicomObjectMeta, object_meta
+from dicomnode.model.query import Location
 from dicomnode.services.index import Index, Received
 from dicomnode_memory.database import MemoryDatabase
 from dicomnode_memory.storage import MemoryStorage
@@ -209,3 +210,25 @@ async def test_without_room_for_it_nothing_is_indexed(tmp_path: Path) -> None:
     storage._capacity = 1 << 20
     assert await house.index.take_in([received]) == [Fate.NEW]
     assert await storage.read("a/1.dcm") == data_set
+
+
+class Counting(MemoryDatabase):
+    """A database that counts how often a folder is asked for."""
+
+    asked = 0
+
+    def keys(self, prefix: str = "") -> AsyncIterator[Location]:
+        self.asked += 1
+        return super().keys(prefix)
+
+
+async def test_repeats_of_several_senders_are_looked_up_by_folder(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    database = house.database = Counting(MemoryDatabase.Options(), tmp_path)
+    house.index = Index(database, house.storage, Policy.KEEP_FIRST)
+    contents = [data_set_of(part10(make())) for _ in range(10)]
+    first = [await house.kept(data, f"{n % 2}/{n}.dcm") for n, data in enumerate(contents)]
+    again = [await house.kept(data, f"{n % 2}/{n}-again.dcm") for n, data in enumerate(contents)]
+    assert await house.index.take_in([*first, *again]) == [Fate.NEW] * 10 + [Fate.DUPLICATE] * 10
+    assert database.asked == 2
+    assert await house.keys() == {f"{n % 2}/{n}.dcm" for n in range(10)}
