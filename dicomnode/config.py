@@ -153,11 +153,12 @@ class ServerTable(Table, frozen=True):
 
 
 class IngestTable(Table, frozen=True):
-    """How objects are taken in, at whichever door. `max_header` in bytes."""
+    """How objects are taken in, at whichever door. `max_header` and `carried` in bytes."""
 
     duplicates: Literal["keep-first", "replace"] = "keep-first"
     strict: bool = False
     max_header: int = 64 * 1024 * 1024
+    carried: int = 32 * 1024
 
 
 class ConsumerTable(Table, frozen=True):

@@ -21,11 +21,11 @@ from dicomnode.config import Config
 from dicomnode.documents import Documents
 from dicomnode.errors import ConfigError
 from dicomnode.model.entry import Policy
-from dicomnode.ports.broker import Barrier, Broker, Overlap
+from dicomnode.ports.broker import Barrier, Broker, Carrier, Overlap
 from dicomnode.ports.cache import Cache
 from dicomnode.ports.database import Database
 from dicomnode.ports.plugin import Plugin
-from dicomnode.ports.storage import FreeSpace, LocalPath, Storage
+from dicomnode.ports.storage import Deferring, FreeSpace, LocalPath, Storage
 from dicomnode.roles.consumer import Consumer
 from dicomnode.roles.role import Role
 from dicomnode.roles.server.role import Server
@@ -55,7 +55,7 @@ _LOG = log.get("node")
 
 # The port's name in the configuration -> its class.
 PORTS: dict[str, Any] = {"storage": Storage, "broker": Broker, "database": Database, "cache": Cache}
-CAPABILITIES: tuple[type, ...] = (LocalPath, FreeSpace, Overlap, Barrier)
+CAPABILITIES: tuple[type, ...] = (LocalPath, FreeSpace, Deferring, Overlap, Carrier, Barrier)
 
 
 class Backends(msgspec.Struct, frozen=True):

@@ -122,6 +122,7 @@ class _Pick:
 
     def run(self) -> Picked:
         picked, data, found = self._picked, self._data, self._picked.found
+        self._stretches.turn += 1
         size_of, meaning_of = self._stretches.sizes.get, self._stretches.known.get
         at = 0
         try:

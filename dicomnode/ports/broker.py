@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Sequence
 import msgspec
 
 from dicomnode.ports.plugin import Plugin
+from dicomnode.ports.storage import Buffer
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -19,11 +20,15 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """A message on its way to a worker; `position` rises within a topic; `redelivered`: it may have come before."""
+    """A message on its way to a worker; `position` rises within a topic; `redelivered`: it may have come before.
+
+    `laden`: the bytes it was published with are kept until it is acknowledged (see Carrier).
+    """
 
     message: Message
     position: int
     redelivered: bool = False
+    laden: bool = False
 
 
 class Lag(msgspec.Struct, frozen=True):
@@ -83,6 +88,32 @@ class Overlap(ABC):
         raised here. After a crash in between they are delivered all the same, marked `redelivered`: the worker must
         then check that the effect is whole.
         """
+
+
+class Carrier(ABC):
+    """A broker that keeps the bytes of a small object with the message that tells of it.
+
+    One wait for the disk makes both durable. Who acknowledges such a message must first have the object durable
+    elsewhere.
+    """
+
+    @abstractmethod
+    def carries(self, topic: str, group: str) -> bool:
+        """Tell whether bytes may be published on `topic` now.
+
+        So it is where they would survive a crash of the machine, and `group` works in this process and keeps up.
+        """
+
+    @abstractmethod
+    async def publish_laden(self, messages: Sequence[Message], cargo: Sequence[Buffer]) -> None:
+        """As `publish`; the parts of `cargo`, joined, are kept with the first message until all groups acknowledged it.
+
+        Raises: Unavailable, Full: nothing was published; the caller may retry.
+        """
+
+    @abstractmethod
+    async def cargo(self, delivery: Delivery) -> bytes | None:
+        """Return the bytes kept with a delivery that is not acknowledged; None where there are none."""
 
 
 class Barrier(ABC):

@@ -178,6 +178,7 @@ class Gatherer:
         self._handed_in = 0
         self._carried_out = 0
         self._waiting: SimpleQueue[tuple[Call[Any], Any] | None] = SimpleQueue()
+        self._gathered: list[tuple[Call[Any], Any]] = []
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def start(self) -> None:
@@ -188,33 +189,58 @@ class Gatherer:
 
     def put(self, item: object) -> Call[Any]:
         """Hand in `item`; await what is returned for its result."""
+        self._pass_on()
         call: Call[Any] = Call(loop=self._loop)
-        self._handed_in += 1
-        self._waiting.put((call, item))
+        self._hand_over(call, item)
         return call
 
     def put_quickly(self, quickness: Quickness, item: object) -> Call[Any]:
-        """Hand in `item`: worked on before this returns where that is quick and nothing is before it; else as `put`."""
-        if self.is_busy or not quickness.tried():
-            return self.put(item)
+        """Hand in `item`: worked on by the loop where that is quick and nothing is before it; else as `put`.
+
+        The loop does it after all that is ready now, together with what that hands in.
+        """
+        if not self._gathered:
+            if self.is_busy or not quickness.tried():
+                return self.put(item)
+            self._loop.call_soon(self._work_here, quickness)
         call: Call[Any] = Call(loop=self._loop)
-        try:
-            result = quickness.timed(self._function, [item])[0]
-        except Exception as error:  # noqa: BLE001 -- it is the caller's, who awaits it
-            result = error
-        if isinstance(result, BaseException):
-            call.set_exception(result)
-        else:
-            call.set_result(result)
+        self._gathered.append((call, item))
         return call
+
+    def _hand_over(self, call: Call[Any], item: object) -> None:
+        self._handed_in += 1
+        self._waiting.put((call, item))
+
+    def _pass_on(self) -> None:
+        """Let the thread do what the loop was to do: it must not come behind what is handed in now."""
+        gathered, self._gathered = self._gathered, []
+        for call, item in gathered:
+            self._hand_over(call, item)
+
+    def _work_here(self, quickness: Quickness) -> None:
+        gathered, self._gathered = self._gathered, []
+        if not gathered:  # passed on
+            return
+        try:
+            results = quickness.timed(self._function, [item for _, item in gathered])
+        except Exception as error:  # noqa: BLE001 -- it is the callers', who await it
+            results = [error] * len(gathered)
+        for (call, _), result in zip(gathered, results, strict=True):
+            if not isinstance(result, BaseException):
+                call.set_result(result)
+                continue
+            call.set_exception(result)
+            if call.dropped:
+                call.exception()
 
     @property
     def is_busy(self) -> bool:
         """Tell whether anything that was handed in is still to be worked on."""
-        return self._carried_out != self._handed_in
+        return bool(self._gathered) or self._carried_out != self._handed_in
 
     async def close(self) -> None:
         """Let what was handed in end, and the thread with it."""
+        self._pass_on()
         self._waiting.put(None)
         await _joined([self._thread])
 

@@ -95,3 +95,24 @@ class FreeSpace(ABC):
     @abstractmethod
     async def free_bytes(self) -> int:
         """Return how many bytes more it can take now, about. Raises: Unavailable."""
+
+
+class Deferring(ABC):
+    """A storage that can keep objects now and have many of them durable at once, later."""
+
+    @property
+    @abstractmethod
+    def defers(self) -> bool:
+        """Whether that saves any time here; where `put` waits for no disk it does not."""
+
+    @abstractmethod
+    async def put_soon(self, key: str, head: Sequence[Buffer]) -> int:
+        """As `put`; until `settle` the object survives a crash of the process, perhaps not one of the machine."""
+
+    @abstractmethod
+    async def settle(self, keys: Sequence[str]) -> None:
+        """Return when the objects under `keys` are as durable as after `put`; keys that hold nothing are no error.
+
+        Raises: Unavailable, Full: any of them may be lost. It is raised for these keys until they are deleted and put
+            anew: what a disk once failed to write it does not try again.
+        """

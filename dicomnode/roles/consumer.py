@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from dicomnode.config import ConsumerTable
 from dicomnode.model.messages import INDEXING_GROUP, STORAGE_QUEUE, dead_topic, decode_object_meta
-from dicomnode.ports.broker import Broker, Delivery
+from dicomnode.ports.broker import Broker, Carrier, Delivery
 from dicomnode.roles.worker import Pace, Worker
 from dicomnode.services.index import Index, Received
 
@@ -23,6 +24,7 @@ class Consumer:
     def __init__(self, table: ConsumerTable, broker: Broker, index: Index) -> None:
         self._pace = Pace(table.batch, table.linger_s, table.attempts)
         self._broker = broker
+        self._carrier = broker if isinstance(broker, Carrier) else None
         self._index = index
         self._worker: Worker | None = None
 
@@ -45,6 +47,12 @@ class Consumer:
         await self._worker.run()
 
     async def _take_in(self, deliveries: Sequence[Delivery]) -> None:
-        await self._index.take_in(
-            [Received(decode_object_meta(delivery.message.body), delivery.redelivered) for delivery in deliveries]
+        await self._index.take_in([self._received(delivery) for delivery in deliveries])
+
+    def _received(self, delivery: Delivery) -> Received:
+        carrier = self._carrier if delivery.laden else None
+        return Received(
+            decode_object_meta(delivery.message.body),
+            delivery.redelivered,
+            partial(carrier.cargo, delivery) if carrier else None,
         )

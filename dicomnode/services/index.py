@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from itertools import groupby
 
 import msgspec
 
 from dicomnode import log, metrics
 from dicomnode.dicom.matching import columns
+from dicomnode.errors import PluginError, Unavailable
 from dicomnode.model.entry import Entry, Fate, Policy
 from dicomnode.model.messages import DicomObjectMeta
 from dicomnode.ports.audit import sha256_of
 from dicomnode.ports.database import Database
-from dicomnode.ports.storage import Storage
+from dicomnode.ports.storage import Deferring, Storage
 
 _LOG = log.get("index")
 
 
 class Received(msgspec.Struct, frozen=True):
-    """A message to be indexed; `suspect`: a crash came between, so the object may not be whole."""
+    """A message to be indexed; `suspect`: a crash came between, so the object may not be whole.
+
+    `cargo`: gives the object's bytes, which are durable with the message and perhaps not yet in the storage.
+    """
 
     meta: DicomObjectMeta
     suspect: bool = False
+    cargo: Callable[[], Awaitable[bytes | None]] | None = None
 
 
 class Index:
@@ -32,16 +37,19 @@ class Index:
     def __init__(self, database: Database, storage: Storage, policy: Policy) -> None:
         self._database = database
         self._storage = storage
+        self._deferring = storage if isinstance(storage, Deferring) else None
         self._policy = policy
 
     async def take_in(self, received: Sequence[Received]) -> Sequence[Fate | None]:
         """Index `received` in one transaction; return each one's fate, None for an object that never became whole.
 
-        Files whose data set equals one already kept are deleted, after the transaction is committed. Idempotent.
+        What came with its bytes is durable in the storage first. Files whose data set equals one already kept are
+        deleted, after the transaction is committed. Idempotent.
 
         Raises: Unavailable, Full: nothing was indexed.
         """
-        whole = [not item.suspect or await self._is_whole(item.meta) for item in received]
+        whole = [not item.suspect or await self._is_whole(item) for item in received]
+        await self._settle([item for item in received if item.cargo is not None])
         entries = [_entry(item.meta) for item, kept in zip(received, whole, strict=True) if kept]
         fates = await self._database.index(entries, self._policy) if entries else ()
         repeats = [entry for entry, fate in zip(entries, fates, strict=True) if fate is Fate.DUPLICATE]
@@ -54,7 +62,8 @@ class Index:
 
     async def _spare(self, repeats: Sequence[Entry]) -> AsyncIterator[str]:
         """Yield the keys of `repeats` whose equal is in storage as the index says: only those are one too many."""
-        for folder, entries in groupby(repeats, lambda entry: entry.key.rpartition("/")[0]):
+        by_folder = sorted(repeats, key=_folder)  # those of several senders come mixed
+        for folder, entries in groupby(by_folder, _folder):
             kept = {location.sha256: location async for location in self._database.keys(f"{folder}/")}
             for entry in entries:
                 here = [kept[entry.sha256]] if entry.sha256 in kept else []
@@ -65,18 +74,47 @@ class Index:
                 else:
                     _LOG.error("object.missing", kept_instead=entry.key, hint="dicomnode fsck tells what else is")
 
-    async def _is_whole(self, meta: DicomObjectMeta) -> bool:
+    async def _settle(self, laden: Sequence[Received]) -> None:
+        """Have every object durable in the storage whose bytes so far are so with its message."""
+        if not laden:
+            return
+        try:
+            if self._deferring is None:
+                raise Unavailable("storage", "it keeps at once, and messages of another one came with bytes")
+            await self._deferring.settle([item.meta.file_path for item in laden])
+        except PluginError as error:
+            # What is in memory is not on the disk, and reading it would not tell.
+            _LOG.warning("storage.unsettled", error=str(error), objects=len(laden))
+            for item in laden:
+                await self._restore(item)
+
+    async def _restore(self, item: Received) -> bool:
+        """Put an object anew from the bytes of its message; return whether there were any."""
+        cargo = await item.cargo() if item.cargo is not None else None
+        if cargo is None:
+            return False
+        await self._storage.delete([item.meta.file_path])
+        await self._storage.put(item.meta.file_path, (cargo,))
+        metrics.INDEXED.labels("restored").inc()
+        return True
+
+    async def _is_whole(self, item: Received) -> bool:
         """Tell whether the object is kept as the message says; what is not was never acknowledged to its sender."""
+        meta = item.meta
         whole = (
             await self._storage.size(meta.file_path) == meta.file_size
             and await sha256_of(self._storage, meta.file_path, meta.data_set_offset) == meta.sha256
-        )
+        ) or await self._restore(item)
         if not whole:
             _LOG.warning(
                 "object.dropped", key=meta.file_path, reason="a crash left it incomplete; it was never acknowledged"
             )
             metrics.INDEXED.labels("incomplete").inc()
         return whole
+
+
+def _folder(entry: Entry) -> str:
+    return entry.key.rpartition("/")[0]
 
 
 def _entry(meta: DicomObjectMeta) -> Entry:

@@ -16,9 +16,9 @@ from dicomnode.dicom.part10 import write_file_meta
 from dicomnode.dicom.uid import component
 from dicomnode.errors import BadInstance, Full, Mismatch, PluginError
 from dicomnode.model.instance import Arrival, Header, Stored, receipt_id
-from dicomnode.model.messages import LOG_QUEUE, STORAGE_QUEUE, DicomObjectMeta, encode, object_meta
-from dicomnode.ports.broker import Broker, Message, Overlap
-from dicomnode.ports.storage import Buffer, Storage
+from dicomnode.model.messages import INDEXING_GROUP, LOG_QUEUE, STORAGE_QUEUE, DicomObjectMeta, encode, object_meta
+from dicomnode.ports.broker import Broker, Carrier, Message, Overlap
+from dicomnode.ports.storage import Buffer, Deferring, Storage
 
 # Below this the hash takes less time than starting the write as a task of its own would.
 _HASH_BESIDE_WRITE = 64 * 1024
@@ -31,6 +31,9 @@ class Ingest:
         self._storage = storage
         self._broker = broker
         self._overlap = broker if isinstance(broker, Overlap) else None
+        self._carrier = broker if isinstance(broker, Carrier) else None
+        self._deferring = storage if isinstance(storage, Deferring) else None
+        self._carried = table.carried
         self._strict = table.strict
         self._max_header = table.max_header
 
@@ -71,6 +74,36 @@ class Ingest:
         return stored
 
     async def _keep(self, arrival: Arrival, header: Header, data_set: Buffer) -> Stored:
+        ways = self._ways_to_carry(len(data_set))
+        if ways is not None:
+            return await self._keep_with_message(arrival, header, data_set, ways)
+        return await self._keep_beside_message(arrival, header, data_set)
+
+    def _ways_to_carry(self, size: int) -> tuple[Carrier, Deferring] | None:
+        """Return what keeps an object of `size` bytes with its message; None where it cannot, or gains nothing."""
+        carrier, storage = self._carrier, self._deferring
+        if size > self._carried or carrier is None or storage is None or not storage.defers:
+            return None
+        return (carrier, storage) if carrier.carries(STORAGE_QUEUE, INDEXING_GROUP) else None
+
+    async def _keep_with_message(
+        self, arrival: Arrival, header: Header, data_set: Buffer, to: tuple[Carrier, Deferring]
+    ) -> Stored:
+        """Have the bytes durable with the message; the index sees to it that the file is, before the message goes."""
+        carrier, storage = to
+        key, prefix = _key(arrival, header), _prefix(arrival, header)
+        digest = hashlib.sha256(data_set).hexdigest()
+        meta = object_meta(arrival, header, key, len(prefix), len(data_set), digest)
+        await storage.put_soon(key, (prefix, data_set))
+        try:
+            await carrier.publish_laden(_messages(meta), (prefix, data_set))
+        except PluginError:
+            await self._take_back(meta)
+            raise
+        return _stored(header, meta)
+
+    async def _keep_beside_message(self, arrival: Arrival, header: Header, data_set: Buffer) -> Stored:
+        """Have the file and the message durable, both at once."""
         key, prefix = _key(arrival, header), _prefix(arrival, header)
         put: Awaitable[int] | None = None
         if len(data_set) > _HASH_BESIDE_WRITE:

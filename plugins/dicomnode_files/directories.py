@@ -79,6 +79,18 @@ class Directories:
             return self._root
         return self._known.get(path) or self._make(path)
 
+    def find(self, path: str) -> Open | None:
+        """Return the directory `path` if it is there; make nothing."""
+        found = self._known.get(path) if path else self._root
+        if found is None:
+            found = self._root
+            try:
+                for part in path.split("/"):
+                    found = Open(os.open(part, _DIRECTORY, dir_fd=found.fd))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return found
+
     def forget(self, path: str) -> None:
         """Look again for `path` and all that leads to it when next asked."""
         while path:

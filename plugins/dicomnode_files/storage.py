@@ -8,6 +8,7 @@ import errno
 import itertools
 import os
 import secrets
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +17,21 @@ from typing import Literal, Self, TypeVar, TypeVarTuple, Unpack
 import msgspec
 
 from dicomnode.errors import ConfigError, Full, PluginError, Unavailable
-from dicomnode.ports.offload import Quickness, Threads
-from dicomnode.ports.storage import Buffer, FreeSpace, LocalPath, Storage, StoredObject, check_key, check_prefix
+from dicomnode.ports.offload import Call, Quickness, Threads
+from dicomnode.ports.storage import (
+    Buffer,
+    Deferring,
+    FreeSpace,
+    LocalPath,
+    Storage,
+    StoredObject,
+    check_key,
+    check_prefix,
+)
+from dicomnode_files.direct import Way
 from dicomnode_files.directories import Directories, Open
 from dicomnode_files.reading import Reader, walk
+from dicomnode_files.settling import settle
 from dicomnode_files.writing import Draft, Room, Writer
 
 T = TypeVar("T")
@@ -28,6 +40,7 @@ Args = TypeVarTuple("Args")
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _BATCH = 1000
 _SMALL_BYTES = 64 * 1024
+_AT_ONCE_S = 20e-6  # a sync below this asks no disk: the file system is in memory
 _NAME = "files"
 
 
@@ -37,6 +50,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `threads`: how many calls may wait for the disk at once. `reserve_bytes`: with less free space puts are refused.
     `loop_below_us`: small objects are written, and files opened to be read, without a thread while that takes fewer
     microseconds; 0: never.
+    `past_cache`: whether objects of 256 KiB and more go to the disk past the page cache; "auto": where that costs less.
     """
 
     root: str = ""
@@ -44,9 +58,10 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int = 8
     reserve_bytes: int = 256 * 1024 * 1024
     loop_below_us: int = 150
+    past_cache: Way = "auto"
 
 
-class FileStorage(Storage, LocalPath, FreeSpace):
+class FileStorage(Storage, Deferring, LocalPath, FreeSpace):
     """A folder of files."""
 
     Options = Options
@@ -57,12 +72,16 @@ class FileStorage(Storage, LocalPath, FreeSpace):
         self._root = Path(options.root) if options.root else data_dir / "storage"
         self._threads = Threads(max(1, options.threads), "files")
         self._quickness = Quickness(options.loop_below_us / 1e6)
+        self._unsynced_quickness = Quickness(options.loop_below_us / 1e6)
+        self._unsettled: set[str] = set()
+        self._doubtful: set[str] = set()
+        self._defers = False
 
     async def __aenter__(self) -> Self:
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             root = Open(os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            _try_writing(root)
+            self._defers = self._options.fsync == "always" and min(_try_writing(root) for _ in range(3)) > _AT_ONCE_S
         except OSError as error:
             raise ConfigError(
                 "storage.options.root",
@@ -72,7 +91,8 @@ class FileStorage(Storage, LocalPath, FreeSpace):
         sync = self._options.fsync == "always"
         self._root_fd = root
         self._directories = Directories(root, sync=sync)
-        self._writer = Writer(self._directories, sync=sync)
+        self._writer = Writer(self._directories, sync=sync, way=self._options.past_cache)
+        self._unsynced_writer = Writer(self._directories, sync=False, way="never")
         self._reader = Reader(root, Quickness(self._options.loop_below_us / 1e6))
         self._room = Room(root, self._options.reserve_bytes, _NAME)
         self._threads.start()
@@ -118,9 +138,42 @@ class FileStorage(Storage, LocalPath, FreeSpace):
 
     async def _put_whole(self, key: str, head: Sequence[Buffer]) -> int:
         if sum(map(len, head)) <= _SMALL_BYTES:
-            call = self._threads.run_quickly(self._quickness, self._write_whole, key, head)
+            call = self._threads.run_quickly(self._quickness, self._write_whole, self._writer, key, head)
         else:
-            call = self._threads.run(self._write_whole, key, head)
+            call = self._threads.run(self._write_whole, self._writer, key, head)
+        return await self._kept(key, call)
+
+    @property
+    def defers(self) -> bool:
+        """Whether a sync waits for a disk."""
+        return self._defers
+
+    async def put_soon(self, key: str, head: Sequence[Buffer]) -> int:
+        """Keep `head` in the file of `key`, for the time being without a wait for the disk; see Deferring."""
+        check_key(key)
+        self._unsettled.add(key)
+        call = self._threads.run_quickly(self._unsynced_quickness, self._write_whole, self._unsynced_writer, key, head)
+        try:
+            return await self._kept(key, call)
+        except BaseException:
+            self._unsettled.discard(key)
+            raise
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        """Have the files of `keys` durable; see Deferring."""
+        for key in keys:
+            check_key(key)
+        if not self._doubtful.isdisjoint(keys):
+            raise Unavailable(_NAME, "the file system failed to write what it had taken")
+        if self._options.fsync == "always" and keys:
+            try:
+                await self._run(settle, self._directories, keys)
+            except PluginError:
+                self._doubtful |= self._unsettled.union(keys)
+                raise
+        self._unsettled.difference_update(keys)
+
+    async def _kept(self, key: str, call: Call[int]) -> int:
         try:
             return await call
         except OSError as error:
@@ -130,9 +183,9 @@ class FileStorage(Storage, LocalPath, FreeSpace):
                 await self._run(self._remove, [key])
             raise
 
-    def _write_whole(self, key: str, head: Sequence[Buffer]) -> int:
+    def _write_whole(self, writer: Writer, key: str, head: Sequence[Buffer]) -> int:
         self._room.check()
-        return self._writer.whole(key, head)
+        return writer.whole(key, head)
 
     async def _begin(self, key: str, head: Sequence[Buffer]) -> tuple[Draft, int]:
         call = self._threads.run(self._write_head, key, head)
@@ -172,6 +225,8 @@ class FileStorage(Storage, LocalPath, FreeSpace):
             check_key(key)
         for start in range(0, len(keys), _BATCH):
             await self._run(self._remove, keys[start : start + _BATCH])
+        self._unsettled.difference_update(keys)
+        self._doubtful.difference_update(keys)
 
     def _remove(self, keys: Sequence[str]) -> None:
         folders = set()
@@ -213,11 +268,18 @@ def _some(found: Iterator[StoredObject]) -> Sequence[StoredObject]:
     return tuple(itertools.islice(found, _BATCH))
 
 
-def _try_writing(root: Open) -> None:
+def _try_writing(root: Open) -> float:
+    """Make a file and remove it; return how many seconds it took to have it durable."""
     name = f"~{secrets.token_hex(8)}"  # no key has a `~`, so that no one takes it for an object
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=root.fd)
-    os.close(fd)
-    os.unlink(name, dir_fd=root.fd)
+    try:
+        os.write(fd, b"?")
+        began = time.perf_counter()
+        os.fdatasync(fd)
+        return time.perf_counter() - began
+    finally:
+        os.close(fd)
+        os.unlink(name, dir_fd=root.fd)
 
 
 def _told(error: OSError) -> PluginError:

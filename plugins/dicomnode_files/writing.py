@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dicomnode.errors import Full
 from dicomnode.ports.storage import Buffer
+from dicomnode_files import direct
 from dicomnode_files.directories import Directories, Open
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -27,15 +28,30 @@ except (ValueError, OSError):
 class Writer:
     """Writes objects below a root."""
 
-    def __init__(self, directories: Directories, *, sync: bool) -> None:
+    def __init__(self, directories: Directories, *, sync: bool, way: direct.Way = "auto") -> None:
         self._directories = directories
         self._sync = sync
+        self._ways = direct.Ways(way)
+        self._rooms = direct.Rooms()
 
     def whole(self, key: str, head: Sequence[Buffer]) -> int:
         """Have `head` durable under `key`; return its size in bytes. Nothing is left when it raises."""
-        draft = self.begin(key)
+        size = size_of(head)
+        if size < direct.LONG_BYTES:
+            return self._whole(key, head, past_cache=False)
+        past_cache = self._ways.direct()
+        started = time.thread_time()
+        self._whole(key, head, past_cache=past_cache)
+        self._ways.took(past_cache, time.thread_time() - started, size)
+        return size
+
+    def _whole(self, key: str, head: Sequence[Buffer], *, past_cache: bool) -> int:
+        draft = self._begin(key, direct.opened) if past_cache else self.begin(key)
+        if draft is None:
+            self._ways.forbid()
+            return self._whole(key, head, past_cache=False)
         try:
-            size = draft.append(head)
+            size = direct.write(draft.fd, head, self._rooms) if past_cache else draft.append(head)
             draft.finish()
         except BaseException:
             draft.discard()
@@ -44,11 +60,17 @@ class Writer:
 
     def begin(self, key: str) -> Draft:
         """Make the file of `key` and the directories above it. Raises: FileExistsError."""
+        draft = self._begin(key, _opened)
+        assert draft is not None
+        return draft
+
+    def _begin(self, key: str, opened: Callable[[str, int, Open], int | None]) -> Draft | None:
         path, _, name = key.rpartition("/")
         for attempt in range(_ATTEMPTS):
             try:
                 directory = self._directories.open(path)
-                return Draft(directory, name, os.open(name, _NEW, 0o666, dir_fd=directory.fd), sync=self._sync)
+                fd = opened(name, _NEW, directory)
+                return None if fd is None else Draft(directory, name, fd, sync=self._sync)
             except FileNotFoundError:  # removed between our opening and using it: pruned, or by someone else
                 self._directories.forget(path)
                 if attempt == _ATTEMPTS - 1:
@@ -56,21 +78,30 @@ class Writer:
         raise AssertionError("unreachable")
 
 
+def _opened(name: str, flags: int, directory: Open) -> int:
+    return os.open(name, flags, 0o666, dir_fd=directory.fd)
+
+
+def size_of(parts: Sequence[Buffer]) -> int:
+    """Return how many bytes `parts` have together."""
+    return sum(len(part) if isinstance(part, bytes) else memoryview(part).nbytes for part in parts)
+
+
 class Draft:
     """A file that is being written."""
 
-    __slots__ = ("_directory", "_fd", "_name", "_sync")
+    __slots__ = ("_directory", "_name", "_sync", "fd")
 
     def __init__(self, directory: Open, name: str, fd: int, *, sync: bool) -> None:
         self._directory = directory
         self._name = name
-        self._fd = fd
+        self.fd = fd
         self._sync = sync
 
     def append(self, parts: Sequence[Buffer]) -> int:
         """Write all of `parts`; return how many bytes that was."""
-        total = sum(len(part) if isinstance(part, bytes) else memoryview(part).nbytes for part in parts)
-        written = os.writev(self._fd, parts) if 0 < len(parts) <= _IOV_MAX else 0
+        total = size_of(parts)
+        written = os.writev(self.fd, parts) if 0 < len(parts) <= _IOV_MAX else 0
         if written < total:
             self._append_rest(parts, written)
         return total
@@ -83,20 +114,20 @@ class Draft:
                 written -= len(left.pop(0))
             if left:
                 left[0] = left[0][written:]
-                written = os.writev(self._fd, left[:_IOV_MAX])
+                written = os.writev(self.fd, left[:_IOV_MAX])
 
     def finish(self) -> None:
         """Have the file and its name durable."""
         if self._sync:
-            os.fdatasync(self._fd)
+            os.fdatasync(self.fd)
             os.fsync(self._directory.fd)
-        fd, self._fd = self._fd, -1
+        fd, self.fd = self.fd, -1
         os.close(fd)
 
     def discard(self) -> None:
         """Leave nothing of the file."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
             with contextlib.suppress(OSError):
                 os.close(fd)
         with contextlib.suppress(FileNotFoundError):

@@ -13,8 +13,11 @@ from typing import Self
 import msgspec
 
 from dicomnode.errors import Unavailable
-from dicomnode.ports.broker import Barrier, Broker, Delivery, Lag, Message, Overlap, Subscription
+from dicomnode.ports.broker import Barrier, Broker, Carrier, Delivery, Lag, Message, Overlap, Subscription
 from dicomnode.ports.plugin import NoOptions
+from dicomnode.ports.storage import Buffer
+
+_MOST_LADEN = 1000
 
 
 class _Group:
@@ -22,6 +25,7 @@ class _Group:
 
     def __init__(self) -> None:
         self.unacked: dict[int, tuple[Delivery, int, float]] = {}
+        self.cargo: dict[int, bytes] = {}
         self.number = 0
         self.subscription: MemorySubscription | None = None
 
@@ -37,9 +41,7 @@ class MemorySubscription(Subscription):
 
     def __init__(self, group: _Group) -> None:
         self._group = group
-        self._ready = [
-            Delivery(delivery.message, delivery.position, redelivered=True) for delivery, _, _ in group.unacked.values()
-        ]
+        self._ready = [msgspec.structs.replace(delivery, redelivered=True) for delivery, _, _ in group.unacked.values()]
         self._changed = asyncio.Event()
         self._enough = 1
         self._waiters: dict[asyncio.Future[None], int] = {}
@@ -83,6 +85,7 @@ class MemorySubscription(Subscription):
         """Never deliver these to the group again."""
         for delivery in deliveries:
             self._group.unacked.pop(delivery.position, None)
+            self._group.cargo.pop(delivery.position, None)
         lowest = min((number for _, number, _ in self._group.unacked.values()), default=self._group.number + 1)
         for waiter, number in self._waiters.items():
             if number < lowest and not waiter.done():
@@ -101,7 +104,7 @@ class MemorySubscription(Subscription):
             del self._waiters[waiter]
 
 
-class MemoryBroker(Broker, Overlap, Barrier):
+class MemoryBroker(Broker, Overlap, Carrier, Barrier):
     """Dictionaries of messages."""
 
     Options = NoOptions
@@ -127,9 +130,32 @@ class MemoryBroker(Broker, Overlap, Barrier):
     async def publish(self, messages: Sequence[Message]) -> None:
         """Have every one of `messages` delivered."""
         for message in messages:
-            position = self._positions[message.topic] = self._positions.get(message.topic, 0) + 1
-            for group in self._groups.get(message.topic, {}).values():
-                group.add(Delivery(message, position))
+            self._publish(message)
+
+    def _publish(self, message: Message, cargo: bytes | None = None) -> None:
+        position = self._positions[message.topic] = self._positions.get(message.topic, 0) + 1
+        for group in self._groups.get(message.topic, {}).values():
+            if cargo is not None:
+                group.cargo[position] = cargo
+            group.add(Delivery(message, position, laden=cargo is not None))
+
+    def carries(self, topic: str, group: str) -> bool:
+        """Tell whether `group` has a subscription on `topic`, and is not far behind."""
+        known = self._groups.get(topic, {}).get(group)
+        return known is not None and known.subscription is not None and len(known.unacked) < _MOST_LADEN
+
+    async def publish_laden(self, messages: Sequence[Message], cargo: Sequence[Buffer]) -> None:
+        """Have `messages` delivered; `cargo` is kept as long as the first waits to be acknowledged."""
+        first, *others = messages
+        if not self._groups.get(first.topic):
+            raise Unavailable("memory", "nobody reads what would carry the object")
+        self._publish(first, b"".join(cargo))
+        await self.publish(others)
+
+    async def cargo(self, delivery: Delivery) -> bytes | None:
+        """Return what was published with a delivery that is not acknowledged; see Carrier."""
+        groups = self._groups.get(delivery.message.topic, {}).values()
+        return next((group.cargo[delivery.position] for group in groups if delivery.position in group.cargo), None)
 
     async def publish_beside(self, messages: Sequence[Message], effect: Awaitable[object]) -> None:
         """Have `messages` delivered once `effect` has succeeded."""

@@ -9,7 +9,7 @@ from typing import Self
 import msgspec
 
 from dicomnode.errors import Full, NotFound, Unavailable
-from dicomnode.ports.storage import Buffer, FreeSpace, Storage, StoredObject, check_key, check_prefix
+from dicomnode.ports.storage import Buffer, Deferring, FreeSpace, Storage, StoredObject, check_key, check_prefix
 
 _NAME = "memory"
 
@@ -20,7 +20,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     capacity_bytes: int = 1024 * 1024 * 1024
 
 
-class MemoryStorage(Storage, FreeSpace):
+class MemoryStorage(Storage, Deferring, FreeSpace):
     """A dictionary of bytes."""
 
     Options = Options
@@ -64,6 +64,20 @@ class MemoryStorage(Storage, FreeSpace):
         finally:
             self._coming.discard(key)
         return taken
+
+    @property
+    def defers(self) -> bool:
+        """Yes: so that this way is gone in tests."""
+        return True
+
+    async def put_soon(self, key: str, head: Sequence[Buffer]) -> int:
+        """Keep `head` under `key`; see Deferring."""
+        return await self.put(key, head)
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        """Return: nothing here gets more durable."""
+        for key in keys:
+            check_key(key)
 
     def _take(self, part: Buffer, parts: list[bytes]) -> int:
         copy = bytes(part)

@@ -13,9 +13,24 @@ from typing import Literal, Self, TypeVar
 import msgspec
 
 from dicomnode.errors import PluginError, Unavailable
-from dicomnode.ports.broker import Barrier, Broker, Delivery, Lag, Message, Overlap, Subscription
-from dicomnode.ports.offload import Gatherer, Quickness
-from dicomnode_sqlite.journal import SHIFT, Group, Insert, Journal, Order, Read, Register, Row, Topic, Waiting, Withdraw
+from dicomnode.ports.broker import Barrier, Broker, Carrier, Delivery, Lag, Message, Overlap, Subscription
+from dicomnode.ports.offload import Call, Gatherer, Quickness
+from dicomnode.ports.storage import Buffer
+from dicomnode_sqlite.journal import (
+    SHIFT,
+    Cargo,
+    Fold,
+    Group,
+    Insert,
+    Journal,
+    Order,
+    Read,
+    Register,
+    Row,
+    Topic,
+    Waiting,
+    Withdraw,
+)
 from dicomnode_sqlite.subscription import SqliteSubscription
 
 T = TypeVar("T")
@@ -45,10 +60,13 @@ class _Topic:
         self.subscriptions: dict[str, SqliteSubscription] = {}
 
 
+# So much may wait beside what the log itself takes: with a worker that stands still it must not grow with objects.
+_MOST_LADEN = 1000
+
 _Kept = list[tuple[_Topic, Delivery]]
 
 
-class SqliteBroker(Broker, Overlap, Barrier):
+class SqliteBroker(Broker, Overlap, Carrier, Barrier):
     """A file that one thread writes."""
 
     Options = Options
@@ -61,7 +79,9 @@ class SqliteBroker(Broker, Overlap, Barrier):
         self._quickness = Quickness(options.loop_below_us / 1e6)
         self._topics: dict[str, _Topic] = {}
         self._subscribing = asyncio.Lock()
+        self._folding: Call[None] | None = None
         self._closed = True
+        self._durable = options.fsync == "always"
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._journal.open)
@@ -106,7 +126,29 @@ class SqliteBroker(Broker, Overlap, Barrier):
         else:
             await effect
 
-    def _number(self, messages: Sequence[Message]) -> tuple[_Kept, list[Row]]:
+    def carries(self, topic: str, group: str) -> bool:
+        """Tell whether `group` keeps up with `topic` in this process, and publishing waits for the disk."""
+        known = self._topics.get(topic)
+        if not self._durable or known is None or group not in known.groups:
+            return False
+        subscription = known.subscriptions.get(group)
+        return subscription is not None and subscription.waiting < _MOST_LADEN
+
+    async def publish_laden(self, messages: Sequence[Message], cargo: Sequence[Buffer]) -> None:
+        """Have `messages` in the file, and `cargo` with the first; see Carrier."""
+        topic = self._topics.get(messages[0].topic)
+        if topic is None or not topic.groups:
+            raise Unavailable("sqlite", "nobody reads what would carry the object")
+        kept, rows = self._number(messages, b"".join(cargo))
+        await self._publish(kept, rows, None)
+
+    async def cargo(self, delivery: Delivery) -> bytes | None:
+        """Return what was published with a delivery that is not acknowledged; see Carrier."""
+        found = await self._order(Cargo(delivery.position))
+        assert found is None or isinstance(found, bytes)
+        return found
+
+    def _number(self, messages: Sequence[Message], cargo: bytes | None = None) -> tuple[_Kept, list[Row]]:
         """Give positions to those of `messages` that a group wants, and hold them back."""
         kept: _Kept = []
         rows: list[Row] = []
@@ -116,8 +158,9 @@ class SqliteBroker(Broker, Overlap, Barrier):
             if topic is not None and topic.groups:
                 topic.last = position = topic.last + 1
                 topic.held.add(position)
-                kept.append((topic, Delivery(message, position)))
-                rows.append((position, message.key, message.body, now))
+                kept.append((topic, Delivery(message, position, laden=cargo is not None)))
+                rows.append((position, message.key, message.body, now, cargo))
+            cargo = None  # it goes with the first
         return kept, rows
 
     async def _publish(self, kept: _Kept, rows: list[Row], effect: Awaitable[object] | None) -> None:
@@ -127,6 +170,8 @@ class SqliteBroker(Broker, Overlap, Barrier):
                 await effect
                 effect = None
             await self._insert(rows, effect)
+            if self._journal.is_long and (self._folding is None or self._folding.done()):
+                self._folding = self._writer.put(Fold())
         finally:
             for topic, delivery in kept:
                 topic.held.discard(delivery.position)

@@ -15,7 +15,8 @@ CREATE TABLE message (
     position INTEGER PRIMARY KEY,
     key TEXT NOT NULL,
     body BLOB NOT NULL,
-    published REAL NOT NULL
+    published REAL NOT NULL,
+    cargo BLOB -- the bytes of the object that the message tells of, where they are not durable elsewhere; last, as long
 );
 -- Only while other groups of the topic have not acknowledged the message; with the last of them it is deleted.
 CREATE TABLE acknowledged (

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 
 from dicomnode.errors import ConfigError, Corrupt, Full, PluginError, Unavailable
 
@@ -28,8 +29,17 @@ def connect(path: Path, pragmas: Sequence[str] = ()) -> sqlite3.Connection:
     return connection
 
 
-def install(connection: sqlite3.Connection, schema: str, version: int, where: tuple[str, Path]) -> None:
-    """Have the tables of the file `schema` of this package, at `version`. Idempotent. Raises: ConfigError."""
+def install(
+    connection: sqlite3.Connection,
+    schema: str,
+    version: int,
+    where: tuple[str, Path],
+    steps: Mapping[int, str] = MappingProxyType({}),
+) -> None:
+    """Have the tables of the file `schema` of this package, at `version`. Idempotent. Raises: ConfigError.
+
+    `steps` maps an older version to what makes the next one of it.
+    """
     option, path = where
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     if found > version:
@@ -38,6 +48,9 @@ def install(connection: sqlite3.Connection, schema: str, version: int, where: tu
             f"{path} was written by a newer dicomnode (schema {found}, this one knows {version})",
             "run that version, or name another file",
         )
+    while found in steps:
+        connection.executescript(f"BEGIN IMMEDIATE; {steps[found]}; PRAGMA user_version = {found + 1}; COMMIT")
+        found += 1
     if found == version:
         return
     if found or connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:

@@ -6,6 +6,7 @@ cut undoes it the message comes twice, which every worker can bear.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections import defaultdict
@@ -19,7 +20,9 @@ from dicomnode_sqlite.connect import connect, install, not_opened, told
 
 SHIFT = 40
 _ROWS = 64
-_CHECKPOINT_PAGES = 4000
+_LOG_PAGES = 4000
+_FOLD_PAGES = 3000  # as we reckon them; the log's first pages are on the disk already, and more would not be
+_PAGE_BYTES = 4096
 _PLENTY_BYTES = 1024 * 1024 * 1024
 _OPTION = "broker.options.path"
 _positions = msgspec.json.Encoder().encode
@@ -34,11 +37,15 @@ _DONE = (
     " AND id NOT IN (SELECT subscriber FROM acknowledged WHERE position = value))"
 )
 _READ = (
-    "SELECT position, key, body, published FROM message"  # noqa: S608 -- constants
+    "SELECT position, key, body, published, cargo IS NOT NULL FROM message"  # noqa: S608 -- constants
     f" WHERE position IN (SELECT value FROM json_each(?)) AND {_NOT_DONE}"
 )
 
-Row = tuple[int, str, bytes, float]
+_CARGO = "SELECT cargo FROM message WHERE position = ?"
+_STEPS = {1: "ALTER TABLE message ADD COLUMN cargo BLOB"}
+
+Row = tuple[int, str, bytes, float, bytes | None]
+Kept = tuple[int, str, bytes, float, bool]
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -88,6 +95,16 @@ class Waiting(msgspec.Struct, frozen=True):
     group: Group
 
 
+class Fold(msgspec.Struct, frozen=True):
+    """Have what the log holds in the file itself, so that the log begins anew: tens of ms, never on the loop."""
+
+
+class Cargo(msgspec.Struct, frozen=True):
+    """Result: the bytes kept with the message at `position`, None where there are none."""
+
+    position: int
+
+
 class Read(msgspec.Struct, frozen=True):
     """Result: the rows at `positions` that `group` has not acknowledged, in order."""
 
@@ -95,7 +112,8 @@ class Read(msgspec.Struct, frozen=True):
     positions: list[int]
 
 
-Order = Insert | Withdraw | Ack | Register | Topic | Waiting | Read
+Work = Insert | Withdraw | Ack | Register | Topic | Waiting | Read | Cargo
+Order = Work | Fold
 
 
 class Journal:
@@ -105,6 +123,12 @@ class Journal:
         self._path = path
         self._sync = "FULL" if fsync == "always" else "OFF"
         self._synced = True
+        self._logged = 0  # pages, reckoned
+
+    @property
+    def is_long(self) -> bool:
+        """Tell whether it is time for a Fold."""
+        return self._logged >= _FOLD_PAGES
 
     def open(self) -> None:
         """Open the file, make its tables where they are not. Raises: ConfigError, Unavailable."""
@@ -115,14 +139,14 @@ class Journal:
                 (
                     "locking_mode = EXCLUSIVE",
                     f"synchronous = {self._sync}",
-                    f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
+                    f"wal_autocheckpoint = {4 * _LOG_PAGES}",
                     "cache_size = -16384",
                 ),
             )
         except sqlite3.Error as error:
             raise not_opened(error, _OPTION, self._path) from error
         try:
-            install(self._connection, "broker.sql", 1, (_OPTION, self._path))
+            install(self._connection, "broker.sql", 2, (_OPTION, self._path), _STEPS)
             self._make_room()
             self._groups: dict[int, int] = defaultdict(int)
             for topic, count in self._connection.execute("SELECT topic, count(*) FROM subscriber GROUP BY topic"):
@@ -145,7 +169,7 @@ class Journal:
         run = self._connection.execute
         run("BEGIN IMMEDIATE")
         run("CREATE TABLE filling (bytes BLOB)")
-        run("INSERT INTO filling VALUES (zeroblob(?))", (_CHECKPOINT_PAGES * 4096,))
+        run("INSERT INTO filling VALUES (zeroblob(?))", (_LOG_PAGES * _PAGE_BYTES,))
         run("COMMIT")
         run("DROP TABLE filling")
         run("PRAGMA wal_checkpoint(RESTART)").fetchall()
@@ -171,15 +195,26 @@ class Journal:
 
     def carry_out(self, orders: list[Order]) -> Sequence[object]:
         """Carry out `orders`; return the result of each, or Unavailable or Full where nothing of it was done."""
+        work = [order for order in orders if not isinstance(order, Fold)]
+        if len(work) < len(orders):
+            return self._fold_behind(orders)
         try:
-            return self._together(orders)
+            return self._together(work)
         except (sqlite3.Error, ValueError) as error:
             if len(orders) == 1:
                 return [told(error)]
         return [result for order in orders for result in self.carry_out([order])]  # one must not spoil the others
 
-    def _together(self, orders: list[Order]) -> Sequence[object]:
-        self._wait_for_disk(not all(isinstance(order, Ack | Read | Waiting) for order in orders))
+    def _fold_behind(self, orders: list[Order]) -> Sequence[object]:
+        work: list[Order] = [order for order in orders if not isinstance(order, Fold)]
+        results = iter(self.carry_out(work) if work else ())
+        self._logged = 0
+        with contextlib.suppress(sqlite3.Error):  # the log goes on growing until one succeeds
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        return [None if isinstance(order, Fold) else next(results) for order in orders]
+
+    def _together(self, orders: list[Work]) -> Sequence[object]:
+        self._wait_for_disk(not all(isinstance(order, Ack | Read | Waiting | Cargo) for order in orders))
         first = orders[0]
         if len(orders) == 1 and isinstance(first, Insert) and len(first.rows) <= _ROWS:
             self._insert(first.rows)  # one statement is its own transaction
@@ -191,7 +226,7 @@ class Journal:
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
             self._synced = wanted
 
-    def _transaction(self, orders: list[Order]) -> Sequence[object]:
+    def _transaction(self, orders: list[Work]) -> Sequence[object]:
         groups = self._groups.copy()
         self._connection.execute("BEGIN IMMEDIATE")
         try:
@@ -204,7 +239,7 @@ class Journal:
             raise
         return results
 
-    def _results(self, orders: list[Order]) -> list[object]:
+    def _results(self, orders: list[Work]) -> list[object]:
         results: list[object] = []
         rows: list[Row] = []
         for order in orders:
@@ -218,7 +253,7 @@ class Journal:
         self._insert(rows)
         return results
 
-    def _result(self, order: Withdraw | Ack | Register | Topic | Waiting | Read) -> object:
+    def _result(self, order: Withdraw | Ack | Register | Topic | Waiting | Read | Cargo) -> object:
         match order:
             case Withdraw(positions):
                 self._delete(positions)
@@ -232,15 +267,19 @@ class Journal:
                 return self._waiting(group)
             case Read(group, positions):
                 return self._read(group, positions)
+            case Cargo(position):
+                found = self._connection.execute(_CARGO, (position,)).fetchone()
+                return found and found[0]
         return None
 
     def _insert(self, rows: list[Row]) -> None:
         # A statement for many rows: each step of a statement gives up the interpreter's lock and must get it back.
         for start in range(0, len(rows), _ROWS):
             some = rows[start : start + _ROWS]
-            values = ",".join(["(?,?,?,?)"] * len(some))
+            self._logged += 3 + sum(1 + (len(row[2]) + len(row[4] or b"")) // _PAGE_BYTES for row in some)
+            values = ",".join(["(?,?,?,?,?)"] * len(some))
             self._connection.execute(
-                f"INSERT INTO message (position, key, body, published) VALUES {values}",  # noqa: S608 -- only marks
+                f"INSERT INTO message (position, key, body, published, cargo) VALUES {values}",  # noqa: S608 -- only marks
                 [value for row in some for value in row],
             )
 
@@ -250,6 +289,7 @@ class Journal:
         self._connection.execute(
             "DELETE FROM message WHERE position IN (SELECT value FROM json_each(?))", (_positions(positions),)
         )
+        self._logged += 3 + len(positions)
         highest = max(positions)
         self._connection.execute("UPDATE topic SET last = max(last, ?) WHERE id = ?", (highest, highest >> SHIFT))
 
@@ -288,5 +328,5 @@ class Journal:
         behind, before = max(group.since, group.topic << SHIFT), (group.topic + 1) << SHIFT
         return [position for (position,) in self._connection.execute(_WAITING, (behind, before, group.id))]
 
-    def _read(self, group: Group, positions: list[int]) -> list[Row]:
+    def _read(self, group: Group, positions: list[int]) -> list[Kept]:
         return self._connection.execute(_READ, (_positions(positions), group.id)).fetchall()

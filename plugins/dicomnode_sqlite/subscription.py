@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from dicomnode.errors import Unavailable
 from dicomnode.ports.broker import Delivery, Message, Subscription
-from dicomnode_sqlite.journal import Ack, Group, Order, Read, Row
+from dicomnode_sqlite.journal import Ack, Group, Kept, Order, Read
 
 READY_MESSAGES = 2000
 READY_BYTES = 32 * 1024 * 1024
@@ -134,16 +134,17 @@ class SqliteSubscription(Subscription):
         some = self._cold[:READY_MESSAGES].tolist()
         rows = await self._order(Read(group, some))
         assert isinstance(rows, list)
-        found: dict[int, Row] = {row[0]: row for row in rows}
+        found: dict[int, Kept] = {row[0]: row for row in rows}
         first = self._number - len(self._cold) + 1
         used = 0
         for position in some:  # as published, which beside effects of different length is not as numbered
             if self._ready and self._is_full():
                 break
             if position in found:
-                _, key, body, _ = found[position]
+                _, key, body, _, laden = found[position]
                 message = Message(self._topic, key, body)
-                self._have(Delivery(message, position, position <= self._seen_to), first + used)
+                again = position <= self._seen_to
+                self._have(Delivery(message, position, again, bool(laden)), first + used)
             used += 1
         del self._cold[:used]
         self._settle()
@@ -188,7 +189,12 @@ class SqliteSubscription(Subscription):
             return number
         return self._number - len(self._cold) + 1
 
+    @property
+    def waiting(self) -> int:
+        """How many messages are not acknowledged."""
+        return len(self._unacked) + len(self._cold)
+
     def behind(self) -> tuple[int, int]:
         """Return how many messages are not acknowledged, and the position of the first."""
         first = next(iter(self._unacked), self._cold[0] if self._cold else 0)
-        return len(self._unacked) + len(self._cold), first
+        return self.waiting, first

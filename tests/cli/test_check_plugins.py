@@ -36,8 +36,8 @@ def test_a_backend_that_fails_is_named(tmp_path: Path, capsys: pytest.CaptureFix
 def test_plugins_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "--json"]) == 0
     listed = {(row["port"], row["name"]): row for row in json.loads(capsys.readouterr().out)}
-    assert set(listed["storage", "files"]["capabilities"]) == {"LocalPath", "FreeSpace"}
-    assert set(listed["broker", "sqlite"]["capabilities"]) == {"Overlap", "Barrier"}
+    assert set(listed["storage", "files"]["capabilities"]) == {"LocalPath", "FreeSpace", "Deferring"}
+    assert set(listed["broker", "sqlite"]["capabilities"]) == {"Overlap", "Carrier", "Barrier"}
     assert all(not row["problem"] for row in listed.values())
 
 

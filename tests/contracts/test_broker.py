@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from dicomnode.errors import Unavailable
-from dicomnode.ports.broker import Barrier, Broker, Delivery, Message, Overlap, Subscription
+from dicomnode.ports.broker import Barrier, Broker, Carrier, Delivery, Message, Overlap, Subscription
 from tests.contracts.conftest import make
 
 TOPIC, GROUP = "storage_queue", "consumer"
@@ -388,3 +388,53 @@ class Redelivery(RuleBasedStateMachine):
 def test_redelivery(broker_name: str) -> None:
     machine = type("Redelivery", (Redelivery,), {"name": broker_name})
     run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None))
+
+
+async def test_what_came_with_a_message_is_there_until_it_is_acknowledged(broker: Broker) -> None:
+    if not isinstance(broker, Carrier):
+        pytest.skip("the broker carries nothing: no Carrier")
+    one, two = await broker.subscribe(TOPIC, GROUP), await broker.subscribe(TOPIC, "two")
+    await broker.publish_laden([message(1), message(1, topic="nobody's")], [b"by", bytearray(b"te"), memoryview(b"s")])
+    await broker.publish([message(2)])
+    laden, empty = await take_all(one, 2)
+    assert (laden.laden, empty.laden) == (True, False)
+    assert await broker.cargo(laden) == b"bytes"
+    assert await broker.cargo(empty) is None
+    await one.ack([laden, empty])
+    assert await broker.cargo(laden) == b"bytes", "another group still wants it"
+    again, _ = await take_all(two, 2)
+    assert again.laden
+    await two.ack([again])
+    assert await broker.cargo(again) is None
+
+
+async def test_what_came_with_a_message_comes_again_with_it(broker: Broker) -> None:
+    if not isinstance(broker, Carrier):
+        pytest.skip("the broker carries nothing: no Carrier")
+    await take_nothing(await broker.subscribe(TOPIC, GROUP))
+    await broker.publish_laden([message(1)], [b"bytes"])
+    (delivery,) = await take_all(await broker.subscribe(TOPIC, GROUP), 1)
+    assert (delivery.redelivered, delivery.laden) == (True, True)
+    assert await broker.cargo(delivery) == b"bytes"
+
+
+async def test_only_who_works_here_and_keeps_up_is_sent_bytes(broker: Broker) -> None:
+    if not isinstance(broker, Carrier):
+        pytest.skip("the broker carries nothing: no Carrier")
+    assert not broker.carries(TOPIC, GROUP)
+    with pytest.raises(Unavailable):
+        await broker.publish_laden([message(1)], [b"lost"])
+    subscription = await broker.subscribe(TOPIC, GROUP)
+    assert broker.carries(TOPIC, GROUP)
+    assert not broker.carries(TOPIC, "another")
+    sent = 0
+    while broker.carries(TOPIC, GROUP):
+        await broker.publish([message(number) for number in range(100)])
+        sent += 100
+        assert sent < 100_000, "what is kept with messages has no bound"
+    await subscription.ack(await take_all(subscription, sent))
+    assert broker.carries(TOPIC, GROUP)
+
+
+async def take_nothing(subscription: Subscription) -> None:
+    assert await nothing_comes(subscription)

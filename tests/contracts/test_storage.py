@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from dicomnode.errors import NotFound, PluginError, Unavailable
-from dicomnode.ports.storage import FreeSpace, LocalPath, Storage
+from dicomnode.ports.storage import Deferring, FreeSpace, LocalPath, Storage
 
 KEY = "default/20240102/1.2.3/1.2.3.4/1.2.3.4.5-0123456789abcdefghij.dcm"
 
@@ -285,3 +285,32 @@ async def test_what_is_free_is_told_without_what_is_kept(storage: Storage) -> No
     after = await storage.free_bytes()
     assert before > 0
     assert after >= 0
+
+
+@pytest.mark.parametrize("count", [1, 50])
+async def test_what_is_put_soon_is_there_at_once_and_can_be_settled(storage: Storage, count: int) -> None:
+    if not isinstance(storage, Deferring):
+        pytest.skip("the storage keeps nothing for later: no Deferring")
+    names = [f"a/{number % 3}/{number}" for number in range(count)]
+    for name in names:
+        assert await storage.put_soon(name, [b"he", memoryview(b"ad"), name.encode()]) == 4 + len(name)
+        assert await storage.read(name) == b"head" + name.encode()
+    with pytest.raises(Unavailable):
+        await storage.put_soon(names[0], [b"again"])
+    await storage.settle([*names, "a/nothing", "no/such/folder/at/all"])
+    await storage.settle(names)
+    await storage.settle([])
+    assert await keys(storage) == sorted(names)
+    await storage.delete(names)
+    await storage.settle(names)
+    assert await keys(storage) == []
+
+
+@pytest.mark.parametrize("key", NO_KEYS)
+async def test_no_other_key_is_put_soon_or_settled(storage: Storage, key: str) -> None:
+    if not isinstance(storage, Deferring):
+        pytest.skip("the storage keeps nothing for later: no Deferring")
+    with pytest.raises(ValueError, match="key"):
+        await storage.put_soon(key, [b"x"])
+    with pytest.raises(ValueError, match="key"):
+        await storage.settle([key])

@@ -93,3 +93,14 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bytes(5000) not in stretches.known
     assert not stretches.is_old(bytes(MAX_ELEMENT_BYTES + 1))
     assert not stretches.is_old(bytes(MAX_ELEMENT_BYTES + 1))
+
+
+def test_what_repeats_after_hundreds_of_data_sets_only_is_not_old() -> None:
+    stretches: Stretches[int] = Stretches()
+    assert not stretches.is_old(b"varies")
+    stretches.turn += 256
+    assert stretches.is_old(b"varies")
+    stretches.turn += 257
+    assert not stretches.is_old(b"varies")
+    stretches.turn += 1
+    assert stretches.is_old(b"varies")

@@ -187,3 +187,54 @@ async def test_closed_is_unavailable(tmp_path: Path) -> None:
         await taking
     with pytest.raises(Unavailable):
         await queue.ping()
+
+
+async def test_bytes_survive_a_restart_with_their_message(tmp_path: Path) -> None:
+    async with broker(tmp_path) as queue:
+        await queue.subscribe(TOPIC, GROUP)
+        await queue.publish_laden([message(0)], [b"by", b"tes"])
+        await queue.publish([message(1)])
+    async with broker(tmp_path) as queue:
+        subscription = await queue.subscribe(TOPIC, GROUP)
+        laden, empty = await subscription.take(10)
+        assert (laden.laden, laden.redelivered, empty.laden) == (True, True, False)
+        assert await queue.cargo(laden) == b"bytes"
+        await subscription.ack([laden, empty])
+        assert await queue.cargo(laden) is None
+
+
+async def test_a_file_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
+    async with broker(tmp_path) as queue:
+        await queue.subscribe(TOPIC, GROUP)
+        await queue.publish([message(0)])
+    connection = sqlite3.connect(tmp_path / "broker.sqlite", isolation_level=None)
+    connection.executescript("ALTER TABLE message DROP COLUMN cargo; PRAGMA user_version = 1")
+    connection.close()
+    for _ in range(2):
+        async with broker(tmp_path) as queue:
+            subscription = await queue.subscribe(TOPIC, GROUP)
+            (delivery,) = await subscription.take(10)
+            assert bodies([delivery]) == [0]
+            assert not delivery.laden
+    async with broker(tmp_path) as queue:
+        await queue.publish_laden([message(1)], [b"bytes"])
+
+
+async def test_the_log_is_folded_before_it_grows(tmp_path: Path) -> None:
+    """The log is as long as it may become from the start; what goes through it may be far more."""
+    log, longest = tmp_path / "broker.sqlite-wal", 0
+    async with broker(tmp_path) as queue:
+        subscription = await queue.subscribe(TOPIC, GROUP)
+        before = log.stat().st_size
+        for number in range(4000):
+            await queue.publish_laden([message(number, 2000)], [bytes(12_000)])
+            if number % 100 == 99:
+                await subscription.ack(await subscription.take(100))
+            longest = max(longest, log.stat().st_size)
+    assert longest <= max(2 * before, 32 * 1024 * 1024)
+
+
+async def test_what_waits_for_no_disk_carries_nothing(tmp_path: Path) -> None:
+    async with SqliteBroker(Options(fsync="never"), tmp_path) as queue:
+        await queue.subscribe(TOPIC, GROUP)
+        assert not queue.carries(TOPIC, GROUP)

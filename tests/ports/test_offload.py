@@ -244,3 +244,52 @@ async def test_an_error_among_quick_items_is_raised_to_who_awaits_it() -> None:
         await bad
     assert await good is None
     await gatherer.close()
+
+
+async def test_quick_items_that_are_ready_together_are_worked_on_together() -> None:
+    batches = list[list[object]]()
+
+    def work(items: list[object]) -> Sequence[object]:
+        batches.append(items)
+        return items
+
+    gatherer = Gatherer(work, "g")
+    gatherer.start()
+    quickness = quick()
+    first, second = gatherer.put_quickly(quickness, 1), gatherer.put_quickly(quickness, 2)
+    assert (await first, await second) == (1, 2)
+    assert await gatherer.put_quickly(quickness, 3) == 3
+    assert batches == [[1, 2], [3]]
+    await gatherer.close()
+
+
+async def test_what_is_put_behind_a_quick_item_does_not_overtake_it() -> None:
+    order = list[object]()
+
+    def work(items: list[object]) -> Sequence[object]:
+        order.extend(items)
+        return items
+
+    gatherer = Gatherer(work, "g")
+    gatherer.start()
+    quickness = quick()
+    await asyncio.gather(gatherer.put_quickly(quickness, 1), gatherer.put(2), gatherer.put_quickly(quickness, 3))
+    assert order == [1, 2, 3]
+    last = gatherer.put_quickly(quickness, 4)
+    await gatherer.close()
+    assert await last == 4
+    assert order == [1, 2, 3, 4]
+
+
+async def test_an_error_of_all_quick_items_is_raised_to_each() -> None:
+    def work(items: list[object]) -> Sequence[object]:
+        raise ValueError("no")
+
+    gatherer = Gatherer(work, "g")
+    gatherer.start()
+    quickness = quick()
+    calls = [gatherer.put_quickly(quickness, number) for number in range(3)]
+    for call in calls:
+        with pytest.raises(ValueError, match="no"):
+            await call
+    await gatherer.close()

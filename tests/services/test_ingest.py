@@ -15,6 +15,7 @@ from dicomnode.errors import BadInstance, Full, Mismatch, Unavailable
 from dicomnode.model.instance import Arrival, Door
 from dicomnode.model.messages import STORAGE_QUEUE, DicomObjectMeta, decode_object_meta
 from dicomnode.ports.broker import Message, Subscription
+from dicomnode.ports.storage import Buffer
 from dicomnode.services.ingest import Ingest
 from dicomnode_memory.broker import MemoryBroker
 from dicomnode_memory.storage import MemoryStorage
@@ -31,6 +32,9 @@ class BrokenBroker(MemoryBroker):
 
     async def publish_beside(self, messages: Sequence[Message], effect: Awaitable[object]) -> None:
         await effect
+        raise Unavailable("broken", "away")
+
+    async def publish_laden(self, messages: Sequence[Message], cargo: Sequence[Buffer]) -> None:
         raise Unavailable("broken", "away")
 
 
@@ -212,3 +216,25 @@ async def test_cancellation_leaves_nothing_announced(tmp_path: Path) -> None:
             await task
         assert await house.keys() == []
         assert (await house.broker.lag(STORAGE_QUEUE, "consumer")).messages == 0
+
+
+@pytest.mark.parametrize(("carried", "laden"), [(32 * 1024, True), (100, False), (0, False)])
+async def test_a_small_object_goes_with_its_message(tmp_path: Path, carried: int, laden: bool) -> None:
+    data_set = data_set_of(part10(make()))
+    async with House(tmp_path, carried=carried) as house:
+        stored = await house.ingest.store(ARRIVAL, bytearray(data_set))
+        kept = await house.storage.read(stored.key)
+        (delivery,) = await asyncio.wait_for(house.queue.take(10), 5)
+        assert delivery.laden is laden
+        assert await house.broker.cargo(delivery) == (kept if laden else None)
+    assert kept.endswith(data_set)
+
+
+async def test_nothing_goes_with_a_message_that_nobody_here_reads(tmp_path: Path) -> None:
+    async with House(tmp_path) as house:
+        house.broker._groups.clear()
+        other = await house.broker.subscribe(STORAGE_QUEUE, "another")
+        stored = await house.ingest.store(ARRIVAL, data_set_of(part10(make())))
+        (delivery,) = await asyncio.wait_for(other.take(10), 5)
+        assert not delivery.laden
+        assert await house.keys() == [stored.key]
