@@ -25,7 +25,9 @@ _NEVER = frozenset(
 def set_up(style: str, level: str) -> None:
     """Send every log record of this process to stderr: as JSON, or for people (`auto`: by whether it is a terminal)."""
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
-    renderer: Processor = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    # The default would print the variables of each frame, and with them what is in an object.
+    of_console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer: Processor = of_console if console else structlog.processors.JSONRenderer()
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

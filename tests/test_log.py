@@ -47,3 +47,19 @@ def test_level_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     log.set_up("console", "error")
     log.get("x").warning("association.rejected")
     assert capsys.readouterr().err == ""
+
+
+def test_a_traceback_shows_no_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    log.set_up("console", "info")
+    _break("CAN" + "ARY")
+    told = capsys.readouterr().err
+    assert told.count("Traceback (most recent call last)") == 2
+    assert "CANARY" not in told
+
+
+def _break(secret: str) -> None:
+    try:
+        len(secret) / 0
+    except ZeroDivisionError:
+        log.get("x").exception("message.failed")
+        logging.getLogger("a.library").exception("broken")
