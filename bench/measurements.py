@@ -122,7 +122,6 @@ def _retrieve(setting: Setting, contestant: str, folder: Path) -> list[Figure]:
     with _KINDS[contestant](folder) as holder:
         send(objects, holder.dicom_port, SHARDS)
         holder.wait_until(count)
-        asking.get(objects, holder.dicom_port)  # every file is in the page cache from now on
         found = asking.find(objects, holder.dicom_port, folder)
         return [
             Figure(FIND, "match/s", asking.QUESTIONS * count / found, count),

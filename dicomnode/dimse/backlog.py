@@ -135,9 +135,9 @@ class Backlog(Generic[S]):
                 break
             wanted |= more
             contexts.add(context)
-        proposals = (
-            Proposal(2 * i + 1, sop_class, syntaxes) for i, ((sop_class, _), syntaxes) in enumerate(wanted.items())
-        )
+        # Their order means nothing; but GDCM reads all that it gets in the transfer syntax of the last one.
+        ordered = sorted(wanted.items(), key=lambda one: one[0][1] != "")
+        proposals = (Proposal(2 * i + 1, sop_class, syntaxes) for i, ((sop_class, _), syntaxes) in enumerate(ordered))
         return Plan(frozenset(contexts), tuple(proposals))
 
     async def _change(self) -> None:

@@ -89,6 +89,7 @@ def test_each_of_several_names_is_a_group_that_may_fit() -> None:
         ("PatientName", "Doe^J*", NamePattern(("doe^j*",))),
         ("PatientName", "DOE", NamePattern(("doe",))),
         ("PatientName", "A=B", NamePattern(("a", "b"))),
+        ("PatientName", "*=B", NamePattern(("b",))),
         ("StudyInstanceUID", "1.2\\1.3,1.2", OneOf(("1.2", "1.3"))),
         ("StudyInstanceUID", "*", None),
         ("Modality", "CT\\MR", OneOf(("CT", "MR"))),

@@ -134,8 +134,7 @@ def _ask(
 def _told(association: Association, asking: Asking, responses: Any) -> Any:
     for number, (status, ds) in enumerate(responses, 1):
         counts = tuple(
-            status.get(f"NumberOf{kind}Suboperations")
-            for kind in ("Remaining", "Completed", "Failed", "Warning")
+            status.get(f"NumberOf{kind}Suboperations") for kind in ("Remaining", "Completed", "Failed", "Warning")
         )
         yield Told(status.get("Status", -1), ds, status.get("ErrorComment", ""), counts)
         if number == asking.stop_after:
