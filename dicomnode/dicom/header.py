@@ -58,7 +58,7 @@ def read_header(data_set: Buffer, transfer_syntax_uid: str, *, complete: bool = 
     Source: PS3.4 B, PS3.5 7.
     """
     syntax = transfer_syntax.of(transfer_syntax_uid)
-    problem = CutShort()
+    problem = str(CutShort())
     for head, whole in heads(data_set, _MAX_INFLATED) if syntax.deflated else _heads(data_set, complete):
         grammar = BIG if syntax.big_endian else LITTLE
         implicit = looks_implicit(head, 0, len(head), syntax.implicit)
@@ -71,11 +71,11 @@ def read_header(data_set: Buffer, transfer_syntax_uid: str, *, complete: bool = 
             else:
                 _check_end(memoryview(data_set), picked.at, grammar, implicit, complete=complete)
         except CutShort as short:
-            problem = short
+            problem = str(short)  # the error itself would hold the head through its traceback, in a ring
             continue
         return _Reading(picked, grammar, implicit).header()
     if complete:
-        raise BadInstance(str(problem))
+        raise BadInstance(problem)
     return None
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import struct
 import warnings
@@ -26,6 +27,7 @@ from dicomnode.dicom.scan import BIG, LITTLE, Walk
 from dicomnode.errors import BadInstance
 from dicomnode.model.attributes import BY_TAG, Level
 from dicomnode.model.instance import Header
+from tests.attacks import bombs
 from tests.corpus import data_set_of, make, needs_corpus, part10
 from tests.dicom import oracle
 
@@ -335,3 +337,20 @@ def test_a_nul_within_a_uid_is_refused(keyword: str) -> None:
         read_header(data.replace(b"1.2.3.4.5.66", b"1.2.3\x004.5.66"), ExplicitVRLittleEndian)
     found = read_header(data.replace(b"1.2.3.4.5.66", b"1.2.3.4.5.\0\0"), ExplicitVRLittleEndian)
     assert found is not None, "padding is forgiven"
+
+
+def test_what_was_inflated_in_vain_is_let_go_at_once() -> None:
+    deflated = bombs.header(60)
+    read_in_vain(deflated)
+    gc.collect()
+    gc.disable()
+    try:
+        read_in_vain(deflated)
+        assert gc.collect() < 10
+    finally:
+        gc.enable()
+
+
+def read_in_vain(deflated: bytes) -> None:
+    with pytest.raises(BadInstance, match="had to be inflated"):
+        read_header(deflated, "1.2.840.10008.1.2.1.99")
