@@ -266,17 +266,19 @@ class Requester:
         self, context_id: int, command_set: bytes, data_set: bytes | memoryview, rest: AsyncIterator[bytes] | None
     ) -> None:
         layer, longest = self._layer, self._longest
+        piece, left = (data_set, b"") if rest is None else send.paired(data_set)
         layer.send(
             *send.command_parts(context_id, command_set, longest),
-            *send.data_set_parts(context_id, data_set, longest, last=rest is None),
+            *send.data_set_parts(context_id, piece, longest, last=rest is None),
         )
         try:
             await layer.drained()
             if rest is not None:
                 async for chunk in rest:
-                    layer.send(*send.data_set_parts(context_id, chunk, longest, last=False))
+                    piece, left = send.paired(left + chunk if left else chunk)
+                    layer.send(*send.data_set_parts(context_id, piece, longest, last=False))
                     await layer.drained()
-                layer.send(*send.data_set_parts(context_id, b"", longest, last=True))
+                layer.send(*send.data_set_parts(context_id, left, longest, last=True))
         except BaseException:
             if rest is not None:  # the peer waits for the end of an object, which will not come
                 layer.abort(PeerError("this end aborted the association"))

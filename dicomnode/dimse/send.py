@@ -34,7 +34,11 @@ def command_parts(context_id: int, command_set: bytes, longest: int) -> list[byt
 def data_set_parts(
     context_id: int, data: bytes | memoryview, longest: int, *, last: bool
 ) -> Iterator[bytes | memoryview]:
-    """Yield the PDUs of `data`, heads and views in turn without a copy; the data set ends with it if it is `last`."""
+    """Yield the PDUs of `data`, heads and views in turn without a copy; the data set ends with it if it is `last`.
+
+    An end of odd length is padded with a zero, because fragments are even (PS3.8 annex E.1) and dcmtk aborts otherwise;
+    what is not `last` has to be even (see `paired`).
+    """
     view = memoryview(data)
     size = len(view)
     if not size:
@@ -47,5 +51,15 @@ def data_set_parts(
         for start in range(0, end, longest):
             yield head
             yield view[start : start + longest]
-    yield pdu.p_data_head(context_id, pdu.LAST_FRAGMENT if last else 0, size - end)
+    padding = size % 2 if last else 0
+    yield pdu.p_data_head(context_id, pdu.LAST_FRAGMENT if last else 0, size - end + padding)
     yield view[end:]
+    if padding:
+        yield b"\0"
+
+
+def paired(data: bytes | memoryview) -> tuple[memoryview, bytes]:
+    """Return as much of `data` as is of even length, and the byte that is left."""
+    view = memoryview(data)
+    even = len(view) & ~1
+    return view[:even], bytes(view[even:])

@@ -32,7 +32,7 @@ async def _counting(request: Request) -> Replies:
         if request.cancellation.asked:
             yield Reply(status.CANCELLED)
             return
-        yield Reply(status.PENDING, str(number).encode())
+        yield Reply(status.PENDING, b"%06d" % number)
         await asyncio.sleep(0)
     yield Reply(status.SUCCESS)
 
@@ -60,7 +60,7 @@ async def test_responses_come_in_order_until_one_is_not_pending() -> None:
         context = requester.context(FIND)
         answers = [answer async for answer in requester.converse(context.context_id, _FIND_RQ, b"3 ")]
         assert [(answer.status, answer.data) for answer in answers] == [
-            (status.PENDING, b"0"), (status.PENDING, b"1"), (status.PENDING, b"2"), (status.SUCCESS, b""),
+            (status.PENDING, b"000000"), (status.PENDING, b"000001"), (status.PENDING, b"000002"), (status.SUCCESS, b""),
         ]  # fmt: skip
         again = [answer async for answer in requester.converse(context.context_id, _FIND_RQ, b"0 ")]
         assert [answer.status for answer in again] == [status.SUCCESS]
