@@ -14,7 +14,7 @@ run:
 
 test:
 	@scripts/install
-	@scripts/peers dcmtk
+	@scripts/peers dcmtk postgres pgbouncer redis
 	@scripts/check
 	@scripts/test $(ARGS)
 

@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 
+from tests.backends import started
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a program that is not here, and say which."""
@@ -11,3 +13,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         for program in mark.args:
             if shutil.which(program) is None:
                 pytest.skip(f"not tested beside {program}: it is not installed (scripts/peers installs it)")
+
+
+def pytest_sessionfinish() -> None:
+    """Stop the servers that the tests started."""
+    started.stop()
