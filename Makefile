@@ -14,7 +14,7 @@ run:
 
 test:
 	@scripts/install
-	@scripts/peers dcmtk orthanc dicom3tools gdcm odil ctn dcmjs
+	@scripts/peers dcmtk orthanc dicom3tools gdcm odil ctn dcmjs postgres pgbouncer redis
 	@scripts/check
 	@scripts/test $(ARGS)
 

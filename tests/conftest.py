@@ -5,6 +5,8 @@ import shutil
 import pytest
 from hypothesis import settings
 
+from tests.backends import started
+
 # An example may take its time on a busy machine.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
@@ -16,3 +18,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         for program in mark.args:
             if shutil.which(program) is None:
                 pytest.skip(f"not tested beside {program}: it is not installed (scripts/peers installs it)")
+
+
+def pytest_sessionfinish() -> None:
+    """Stop the servers that the tests started."""
+    started.stop()

@@ -1,7 +1,8 @@
 """Every contract test runs over every installed plugin of its port, also those of strangers.
 
-A plugin that cannot run on its default options gets them, as JSON, from DICOMNODE_TEST_<PORT>_<NAME>; one that cannot
-be imported or has no server here is skipped, and the report says so.
+A plugin that cannot run on its default options gets them, as JSON, from DICOMNODE_TEST_<PORT>_<NAME>, or from the
+server that tests/backends/<name>.py starts; one that cannot be imported or has no server here is skipped, and the
+report says so.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from dicomnode.ports.broker import Broker
 from dicomnode.ports.cache import Cache
 from dicomnode.ports.database import Database
 from dicomnode.ports.storage import Storage
+from tests.backends import started
 
 PORTS: dict[str, type[Any]] = {"storage": Storage, "broker": Broker, "database": Database, "cache": Cache}
 
 
 def make(port: str, name: str, data_dir: Path) -> Any:
     """Return the plugin `name` of `port`, not yet entered."""
-    options = msgspec.json.decode(os.environ.get(f"DICOMNODE_TEST_{port}_{name}".upper(), "{}"))
+    told = os.environ.get(f"DICOMNODE_TEST_{port}_{name}".upper())
+    options = msgspec.json.decode(told) if told else started.options(port, name)
     return plug.make(port, PORTS[port], PluginTable(name, options), data_dir)
 
 

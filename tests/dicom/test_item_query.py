@@ -138,6 +138,13 @@ def test_an_identifier_is_keys() -> None:
     ]
 
 
+def test_what_need_not_be_matched_and_comes_as_zero_is_no_key() -> None:
+    """dcmjs-dimse asks for Pregnancy Status so, in each worklist question."""
+    asked = Dataset()
+    asked.PregnancyStatus, asked.PatientID = 0, "P1"
+    assert identifier_keys(as_json(asked)) == [("00100020", "P1")]
+
+
 def test_a_sequence_with_two_items_is_no_key() -> None:
     ds = identifier()
     ds.ScheduledProcedureStepSequence = [Dataset(), Dataset()]

@@ -69,10 +69,14 @@ def named(transfer_syntax: str) -> str:
 
 
 def sample(transfer_syntax: str, folder: Path) -> Sample:
-    """Return an object in `transfer_syntax`, every byte as it came but for a SOP Instance UID that no other has."""
+    """Return an object in `transfer_syntax`, every byte as it came but for a SOP Instance UID that no other has.
+
+    Without a corpus it is one of our own, which is not compressed.
+    """
     source = by_transfer_syntax().get(transfer_syntax)
     if source is None:
-        return kept(part10(make(Rows=128, Columns=128, PixelData=bytes(range(256)) * 128)), folder)
+        made = make(Rows=128, Columns=128, PixelData=bytes(range(256)) * 128)
+        return kept(part10(made, UID(transfer_syntax)), folder)
     if transfer_syntax in _UNIDENTIFIED:
         return kept(_identified_now(source), folder)
     return kept(renamed(source.read_bytes()), folder)

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from dicomnode import __version__, metrics
 from dicomnode.errors import NodeError
+from dicomnode.ports.cache import Cache
 from dicomnode.ports.plugin import Plugin
 from dicomnode.roles.server.call import Call
 
@@ -22,14 +23,14 @@ async def livez(call: Call) -> web.Response:
 
 
 async def readyz(call: Call) -> web.Response:
-    """Tell of each backend whether it answers; 503 when any does not."""
+    """Tell of each backend whether it answers; 503 when any does not that work cannot go on without."""
     backends = call.services.backends
     problems = dict(zip(backends, await asyncio.gather(*map(_ping, backends.values())), strict=True))
     for name, problem in problems.items():
         metrics.BACKEND_UP.labels(name).set(not problem)
-    ready = not any(problems.values())
+    ready = not any(problem for name, problem in problems.items() if not isinstance(backends[name], Cache))
     told = {
-        "status": "ready" if ready else "not ready",
+        "status": ("degraded" if any(problems.values()) else "ready") if ready else "not ready",
         "backends": {name: {"up": not problem, "problem": problem} for name, problem in problems.items()},
     }
     return call.answer(msgspec.json.encode(told), _JSON, 200 if ready else 503)

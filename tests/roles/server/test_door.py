@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 
 from dicomnode.config import AuthTable, CorsTable, ServerLimitsTable, ServerTable
-from dicomnode.errors import ConfigError
+from dicomnode.errors import ConfigError, Unavailable
+from dicomnode_memory.off import OffCache
 from tests.corpus import make
 from tests.rooms import Rooms, open_door, open_rooms
 
@@ -228,3 +229,23 @@ async def test_what_is_no_http_is_refused(request_head: bytes, raw: Any, web: ai
     answer = await reader.read(100)
     assert answer == b"" or b" 400 " in answer or b" 41" in answer
     assert (await get(web, "/livez"))[0] == 200
+
+
+class LostCache(OffCache):
+    """A cache whose server is away."""
+
+    async def ping(self) -> None:
+        raise Unavailable("lost", "nobody there")
+
+
+async def test_without_its_cache_a_node_is_degraded_and_not_down(tmp_path: Path) -> None:
+    uses = {"storage": "memory", "broker": "memory", "database": "memory", "cache": f"{__name__}:LostCache"}
+    async with (
+        open_rooms(tmp_path, uses) as rooms,
+        open_door(rooms) as server,
+        aiohttp.ClientSession(server.address) as web,
+    ):
+        status, content, _ = await get(web, "/readyz")
+    told = json.loads(content)
+    assert (status, told["status"]) == (200, "degraded")
+    assert told["backends"]["cache"] == {"up": False, "problem": "lost: nobody there"}
