@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 
 import pytest
 from hypothesis import settings
@@ -10,6 +11,12 @@ from tests.backends import started
 # An example may take its time on a busy machine.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+def pytest_configure() -> None:
+    """Let programs that the tests start hear Ctrl-C, also where a shell started us in the background, deaf to it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
