@@ -34,6 +34,9 @@ from dicomnode_files.reading import Reader, walk
 from dicomnode_files.settling import settle
 from dicomnode_files.writing import Draft, Room, Writer
 
+# A MiB is copied out of memory in 200 us, and waking a thread for it would take as long again.
+_READ_PATIENCE = 3
+
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
@@ -93,7 +96,7 @@ class FileStorage(Storage, Deferring, LocalPath, FreeSpace):
         self._directories = Directories(root, sync=sync)
         self._writer = Writer(self._directories, sync=sync, way=self._options.past_cache)
         self._unsynced_writer = Writer(self._directories, sync=False, way="never")
-        self._reader = Reader(root, Quickness(self._options.loop_below_us / 1e6))
+        self._reader = Reader(root, Quickness(_READ_PATIENCE * self._options.loop_below_us / 1e6))
         self._room = Room(root, self._options.reserve_bytes, _NAME)
         self._threads.start()
         return self
