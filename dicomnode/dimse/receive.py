@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from dicomnode.config import LimitsTable
+from dicomnode.dicom.digest import Digest
 from dicomnode.dimse import command as dimse_command
 from dicomnode.dimse import pdu
 from dicomnode.dimse.command import Command
@@ -27,13 +28,14 @@ _ABORT_SIZE = 10  # bytes of an A-ABORT PDU
 class Message(msgspec.Struct, frozen=True):
     """One DIMSE message. `data` of C-STORE is lent until the message is done with; of any other it is the taker's.
 
-    `rest` follows it in a large data set.
+    `rest` follows it in a large data set; otherwise `digest` is that of its beginning.
     """
 
     context_id: int
     command: Command
     data: memoryview | None = None
     rest: Rest | None = None
+    digest: Digest | None = None
 
 
 class Sink(Protocol):
@@ -313,6 +315,8 @@ class Receiver:
     def _begin(self, message: Message) -> None:
         if message.command.data_set:
             self._begun = message
+            if message.command.command_field == dimse_command.C_STORE_RQ:
+                self.room.digest = Digest()
         else:
             self._deliver(message)
 
@@ -324,7 +328,7 @@ class Receiver:
             self.room.flush()
         elif begun.command.command_field == dimse_command.C_STORE_RQ:
             self._lent = True
-            self._deliver(Message(begun.context_id, begun.command, self.room.whole()))
+            self._deliver(Message(begun.context_id, begun.command, self.room.whole(), None, self.room.digest))
         else:
             own = memoryview(bytes(self.room.whole()))
             self.room.empty()

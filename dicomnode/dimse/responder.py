@@ -16,6 +16,7 @@ from typing import Protocol
 import msgspec
 
 from dicomnode import log
+from dicomnode.dicom.digest import Digest
 from dicomnode.dimse import command as dimse_command
 from dicomnode.dimse import send, status
 from dicomnode.dimse.associate import Context, Settled
@@ -55,7 +56,7 @@ def _service(command_field: int, sop_class_uid: str) -> str:
 class StoreRequest(msgspec.Struct, frozen=True):
     """An object that a peer sends. `data` is lent until the handler returns; `rest` follows it in a large object.
 
-    `tenant` is what the command set names (element 1211,1217), or "".
+    `tenant` is what the command set names (element 1211,1217), or ""; `digest` is that of the beginning of `data`.
     """
 
     caller: Caller
@@ -65,6 +66,7 @@ class StoreRequest(msgspec.Struct, frozen=True):
     data: memoryview
     rest: AsyncIterator[memoryview] | None = None
     tenant: str = ""
+    digest: Digest | None = None
 
 
 class Cancellation:
@@ -207,6 +209,7 @@ class Responder:
             message.data,
             message.rest,
             command.tenant,
+            message.digest,
         )
         try:
             return await self._handlers.store(request)

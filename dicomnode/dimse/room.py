@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Self
 
+from dicomnode.dicom.digest import Digest
 from dicomnode.errors import NodeError
 
 _FIRST = 64 * 1024
@@ -87,7 +88,7 @@ class Rest:
 class Room:
     """The buffer of one association. Small data sets lie in it whole; of a large one the first `held` bytes."""
 
-    __slots__ = ("_buffer", "_held", "_view", "_wanted", "rest", "total", "used")
+    __slots__ = ("_buffer", "_held", "_view", "_wanted", "digest", "rest", "total", "used")
 
     def __init__(self, held: int, wanted: Callable[[], None]) -> None:
         self._held = max(held, 1)
@@ -97,6 +98,7 @@ class Room:
         self.used = 0
         self.total = 0
         self.rest: Rest | None = None
+        self.digest: Digest | None = None  # of what is here, where somebody will want it
 
     def space(self, most: int) -> memoryview:
         """Return where at most `most` of the next bytes belong; never empty."""
@@ -108,6 +110,8 @@ class Room:
         """Take note that `size` bytes were put where `space` said."""
         self.used += size
         self.total += size
+        if self.digest is not None:
+            self.digest.advance(self._view, self.used)
 
     def overflows(self, more: int) -> bool:
         """Tell whether `more` bytes will not fit into what is held in memory, so that the rest is to be streamed."""
@@ -116,6 +120,7 @@ class Room:
     def stream(self) -> tuple[memoryview, Rest]:
         """Let go of the first part, whose buffer is the reader's from now on, and go on in chunks."""
         first = self._view[: self.used]
+        self.digest = None
         self.rest = Rest(self._wanted)
         self._set(_CHUNK)
         return first, self.rest
@@ -136,6 +141,7 @@ class Room:
     def empty(self) -> None:
         """Be ready for the next data set, in the same buffer."""
         self.used = self.total = 0
+        self.digest = None
 
     def shrink(self) -> None:
         """Let a large buffer go; only between messages."""

@@ -11,6 +11,7 @@ import msgspec
 
 from dicomnode import metrics
 from dicomnode.config import IngestTable
+from dicomnode.dicom.digest import Digest
 from dicomnode.dicom.header import read_header
 from dicomnode.dicom.part10 import write_file_meta
 from dicomnode.dicom.uid import component
@@ -37,10 +38,11 @@ class Ingest:
         self._strict = table.strict
         self._max_header = table.max_header
 
-    async def store(self, arrival: Arrival, data_set: Buffer) -> Stored:
+    async def store(self, arrival: Arrival, data_set: Buffer, digest: Digest | None = None) -> Stored:
         """Keep an object whose whole data set (without file meta information) is at hand.
 
         On return the object and the message that tells of it survive a crash; `data_set` is not used any more.
+        `digest` is that of its beginning, where the door made one while it arrived.
 
         Raises:
             BadInstance, Mismatch: the object is refused; the sender must change it.
@@ -51,7 +53,7 @@ class Ingest:
         try:
             header = read_header(data_set, arrival.transfer_syntax_uid)
             assert header is not None
-            stored = await self._keep(arrival, self._judged(arrival, header), data_set)
+            stored = await self._keep(arrival, self._judged(arrival, header), data_set, digest or Digest())
         except (BadInstance, PluginError) as error:
             _count_failure(arrival, error)
             raise
@@ -73,11 +75,11 @@ class Ingest:
         _count_success(arrival, stored, started)
         return stored
 
-    async def _keep(self, arrival: Arrival, header: Header, data_set: Buffer) -> Stored:
+    async def _keep(self, arrival: Arrival, header: Header, data_set: Buffer, digest: Digest) -> Stored:
         ways = self._ways_to_carry(len(data_set))
         if ways is not None:
             return await self._keep_with_message(arrival, header, data_set, ways)
-        return await self._keep_beside_message(arrival, header, data_set)
+        return await self._keep_beside_message(arrival, header, data_set, digest)
 
     def _ways_to_carry(self, size: int) -> tuple[Carrier, Deferring] | None:
         """Return what keeps an object of `size` bytes with its message; None where it cannot, or gains nothing."""
@@ -102,15 +104,14 @@ class Ingest:
             raise
         return _stored(header, meta)
 
-    async def _keep_beside_message(self, arrival: Arrival, header: Header, data_set: Buffer) -> Stored:
+    async def _keep_beside_message(self, arrival: Arrival, header: Header, data_set: Buffer, digest: Digest) -> Stored:
         """Have the file and the message durable, both at once."""
         key, prefix = _key(arrival, header), _prefix(arrival, header)
         put: Awaitable[int] | None = None
         if len(data_set) > _HASH_BESIDE_WRITE:
             put = asyncio.ensure_future(self._storage.put(key, (prefix, data_set)))
             await asyncio.sleep(0)  # the write is under way in its thread while the digest is made here
-        digest = hashlib.sha256(data_set).hexdigest()
-        meta = object_meta(arrival, header, key, len(prefix), len(data_set), digest)
+        meta = object_meta(arrival, header, key, len(prefix), len(data_set), digest.finish(data_set))
         await self._announce_beside(meta, put or self._storage.put(key, (prefix, data_set)))
         return _stored(header, meta)
 

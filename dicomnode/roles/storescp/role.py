@@ -10,6 +10,7 @@ from typing import Protocol, Self, runtime_checkable
 
 from dicomnode import log, metrics
 from dicomnode.config import PeerTable, StoreScpTable
+from dicomnode.dicom.digest import Digest
 from dicomnode.dimse import status
 from dicomnode.dimse.associate import Policy
 from dicomnode.dimse.listener import Listener
@@ -41,7 +42,7 @@ _LOOK_UP_EVERY_S = 60.0
 class Ingest(Protocol):
     """What this door needs of the service behind it."""
 
-    async def store(self, arrival: Arrival, data_set: Buffer) -> Stored:
+    async def store(self, arrival: Arrival, data_set: Buffer, digest: Digest | None = None) -> Stored:
         """Take in a whole data set; the buffer is not used after the return."""
 
     async def store_stream(self, arrival: Arrival, first: Buffer, rest: AsyncIterator[Buffer]) -> Stored:
@@ -182,7 +183,7 @@ class StoreScp:
         try:
             with metrics.handling("ingest"):
                 if request.rest is None:
-                    await self._ingest.store(arrival, request.data)
+                    await self._ingest.store(arrival, request.data, request.digest)
                 else:
                     await self._ingest.store_stream(arrival, request.data, request.rest)
         except _TRANSLATED as error:
