@@ -127,8 +127,7 @@ class Peer:
 
         Raises: PeerError; BadRequest, for keys that are none.
         """
-        attributes = attributes_of(keys) | {_LEVEL: {"vr": "CS", "Value": [level]}}
-        async with aclosing(self._find(_FIND[root], attributes, limit)) as found:
+        async with aclosing(self._find(_FIND[root], _keys(keys, level), limit)) as found:
             async for one in found:
                 yield one
 

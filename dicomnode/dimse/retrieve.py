@@ -41,7 +41,7 @@ def get_proposals(get_sop_class: str, sop_classes: Sequence[str] = ()) -> tuple[
             pairs += [(kind, _UNCOMPRESSED), *((kind, (syntax,)) for syntax in _COMPRESSED)]
         else:
             pairs.append((kind, _ALL))
-    asked = [Proposal(1, get_sop_class, (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN))]
+    asked = [Proposal(1, get_sop_class, _UNCOMPRESSED)]
     asked += (Proposal(2 * i + 3, kind, syntaxes, _TO_BE_SENT) for i, (kind, syntaxes) in enumerate(pairs))
     return tuple(asked)
 

@@ -78,7 +78,7 @@ class Ingest:
     async def _keep(self, arrival: Arrival, header: Header, data_set: Buffer, digest: Digest) -> Stored:
         ways = self._ways_to_carry(len(data_set))
         if ways is not None:
-            return await self._keep_with_message(arrival, header, data_set, ways)
+            return await self._keep_with_message(arrival, header, data_set, digest, ways)
         return await self._keep_beside_message(arrival, header, data_set, digest)
 
     def _ways_to_carry(self, size: int) -> tuple[Carrier, Deferring] | None:
@@ -89,13 +89,12 @@ class Ingest:
         return (carrier, storage) if carrier.carries(STORAGE_QUEUE, INDEXING_GROUP) else None
 
     async def _keep_with_message(
-        self, arrival: Arrival, header: Header, data_set: Buffer, to: tuple[Carrier, Deferring]
+        self, arrival: Arrival, header: Header, data_set: Buffer, digest: Digest, to: tuple[Carrier, Deferring]
     ) -> Stored:
         """Have the bytes durable with the message; the index sees to it that the file is, before the message goes."""
         carrier, storage = to
         key, prefix = _key(arrival, header), _prefix(arrival, header)
-        digest = hashlib.sha256(data_set).hexdigest()
-        meta = object_meta(arrival, header, key, len(prefix), len(data_set), digest)
+        meta = object_meta(arrival, header, key, len(prefix), len(data_set), digest.finish(data_set))
         await storage.put_soon(key, (prefix, data_set))
         try:
             await carrier.publish_laden(_messages(meta), (prefix, data_set))

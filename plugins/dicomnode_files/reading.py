@@ -53,9 +53,8 @@ class Reader:
             return None
 
     def _read_now(self, fd: int, offset: int, wanted: int) -> bytes | None:
-        if (
-            not self._nowait
-        ):  # tmpfs cannot say whether it would wait; it is quick, or it is not asked again for a while
+        if not self._nowait:
+            # tmpfs cannot say whether it would wait; it is quick, or it is not asked again for a while.
             found = self._quickness.timed(os.pread, fd, wanted, offset)
             return found if len(found) == wanted else None
         view = self._scratch[:wanted]
