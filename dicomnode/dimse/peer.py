@@ -32,7 +32,7 @@ from dicomnode.dimse.retrieve import Keep, Receiving, get_proposals
 from dicomnode.dimse.scp import Visitor
 from dicomnode.dimse.scu import Association, proposals
 from dicomnode.dimse.sender import Counts, OnResult, Sending, send
-from dicomnode.dimse.service import STORAGE_COMMITMENT, VERIFICATION
+from dicomnode.dimse.service import MODALITY_WORKLIST, STORAGE_COMMITMENT, VERIFICATION
 from dicomnode.errors import NodeError, PeerError
 
 Level = Literal["PATIENT", "STUDY", "SERIES", "IMAGE"]
@@ -40,7 +40,6 @@ Root = Literal["patient", "study"]
 Keys = Mapping[str, Any]
 """Attributes by keyword, tag or path through sequences; see `dicom.keys.attributes_of`."""
 
-WORKLIST: Final = "1.2.840.10008.5.1.4.31"
 _FIND: Final = {"patient": "1.2.840.10008.5.1.4.1.2.1.1", "study": "1.2.840.10008.5.1.4.1.2.2.1"}
 _MOVE: Final = {"patient": "1.2.840.10008.5.1.4.1.2.1.2", "study": "1.2.840.10008.5.1.4.1.2.2.2"}
 _GET: Final = {"patient": "1.2.840.10008.5.1.4.1.2.1.3", "study": "1.2.840.10008.5.1.4.1.2.2.3"}
@@ -50,7 +49,7 @@ SOP_CLASSES: Final[Mapping[str, tuple[str, ...]]] = {
     service.MOVE: tuple(_MOVE.values()),
     service.GET: tuple(_GET.values()),
     service.COMMIT: (STORAGE_COMMITMENT,),
-    service.WORKLIST: (WORKLIST,),
+    service.WORKLIST: (MODALITY_WORKLIST,),
 }
 """What each service is asked for by; storage goes by the SOP classes of the objects."""
 _SYNTAXES = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
@@ -92,7 +91,7 @@ async def connect(
     table = parse_peer(peer) if isinstance(peer, str) else peer
     limits = limits or LimitsTable()
     reports = Reports()
-    services = (VERIFICATION, *_FIND.values(), *_MOVE.values(), WORKLIST, STORAGE_COMMITMENT)
+    services = (VERIFICATION, *_FIND.values(), *_MOVE.values(), MODALITY_WORKLIST, STORAGE_COMMITMENT)
     asked = proposals([(service, _SYNTAXES) for service in services])
     async with Association.request(table, calling_aet, asked, limits, reports) as association:
         yield Peer(table, calling_aet, association, reports, limits)
@@ -133,7 +132,7 @@ class Peer:
 
     async def worklist(self, keys: Keys, *, limit: int = 0) -> AsyncGenerator[dict[str, dict[str, Any]], None]:
         """Yield the scheduled procedure steps that match (Modality Worklist, PS3.4 K). Otherwise as `find`."""
-        async with aclosing(self._find(WORKLIST, attributes_of(keys), limit)) as found:
+        async with aclosing(self._find(MODALITY_WORKLIST, attributes_of(keys), limit)) as found:
             async for one in found:
                 yield one
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from dicomnode import metrics
 from dicomnode.dicom.identifier import SPECIFIC_CHARACTER_SET, write_identifier
@@ -13,12 +13,11 @@ from dicomnode.dicom.matching import text_of
 from dicomnode.dimse import status
 from dicomnode.dimse.command import C_FIND_RQ
 from dicomnode.dimse.responder import Operations, Replies, Reply, Request
+from dicomnode.dimse.service import MODALITY_WORKLIST
 from dicomnode.errors import BadRequest, NodeError
 from dicomnode.model.steps import ScheduledStep
 from dicomnode.roles.storescp.attributes import attributes_of
 from dicomnode.services.worklist import Worklist
-
-MODALITY_WORKLIST: Final = "1.2.840.10008.5.1.4.31"
 
 _BREATHE_EVERY = 20  # responses between two looks at what else there is to do
 _FUZZY = 2  # the byte of the extended negotiation (PS3.4 K.5)

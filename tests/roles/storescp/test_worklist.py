@@ -11,8 +11,9 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from pynetdicom import AE
 from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 
+from dicomnode.dimse.service import MODALITY_WORKLIST
 from dicomnode.roles.storescp.role import StoreScp
-from dicomnode.roles.storescp.worklist import MODALITY_WORKLIST, WorklistScp
+from dicomnode.roles.storescp.worklist import WorklistScp
 from tests.roles.storescp.scp import associated, findscu, open_scp
 from tests.rooms import Rooms, open_rooms
 from tests.steps import as_json, drop, scheduled
