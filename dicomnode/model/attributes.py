@@ -77,6 +77,7 @@ _STUDY = """
 00101010 PatientAge AS
 00101020 PatientSize DS
 00101030 PatientWeight DS
+001021C0 PregnancyStatus US
 00102180 Occupation SH
 001021B0 AdditionalPatientHistory LT
 0020000D StudyInstanceUID UI uid

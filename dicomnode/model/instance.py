@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from enum import StrEnum
 
@@ -87,12 +88,38 @@ def receipt_id(now_ns: int | None = None) -> str:
     return _base32(milliseconds, 10) + _base32(_random_bits(50), 10)
 
 
-def trace_id(now_ns: int | None = None) -> str:
-    """Return a UUID of version 7 (RFC 9562 5.7): it sorts by time, to 1 ms."""
-    milliseconds = (time.time_ns() if now_ns is None else now_ns) // 1_000_000
-    bits = milliseconds << 80 | 0x7 << 76 | _random_bits(12) << 64 | 0b10 << 62 | _random_bits(62)
+def receipt_of(key: str) -> str:
+    """Return the receipt id that a storage key ends with; empty where it names none."""
+    receipt = key[-24:-4]
+    return receipt if _RECEIPT.fullmatch(receipt) and int(receipt[:10], 32) < _YEAR_10000_MS else ""
+
+
+def received_ms(key: str) -> int | None:
+    """Return when the object kept under `key` was received, in milliseconds since 1970; None where it does not say."""
+    receipt = receipt_of(key)
+    return int(receipt[:10], 32) if receipt else None
+
+
+def trace_id(receipt: str) -> str:
+    """Return the UUID of version 7 (RFC 9562 5.7) of a reception; it sorts as `receipt`, its receipt id, does.
+
+    So a message that is made again from what storage has is known for the one that was made first.
+    """
+    number = int(receipt, 32)
+    milliseconds, bits = number >> 50, number & (1 << 50) - 1
+    bits = milliseconds << 80 | 0x7 << 76 | bits >> 38 << 64 | 0b10 << 62 | (bits & (1 << 38) - 1) << 24
     text = f"{bits:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+_RECEIPT = re.compile("[0-9a-v]{20}")
+_YEAR_10000_MS = 253_402_300_800_000
+
+
+def request_id(now_ns: int) -> str:
+    """Return a UUID of version 7 for something that happened at a time; those of later milliseconds sort behind it."""
+    when, first, last = f"{now_ns // 1_000_000:012x}", _random_bits(12), _random_bits(62)
+    return f"{when[:8]}-{when[8:]}-7{first:03x}-{last >> 48 | 0x8000:04x}-{last & 0xFFFF_FFFF_FFFF:012x}"
 
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"

@@ -22,9 +22,19 @@ from dicomnode.ports.broker import Broker
 from dicomnode.ports.cache import Cache
 from dicomnode.ports.database import Database
 from dicomnode.ports.storage import Storage
+from dicomnode.ports.warehouse import Warehouse
 from tests.backends import started
 
-PORTS: dict[str, type[Any]] = {"storage": Storage, "broker": Broker, "database": Database, "cache": Cache}
+PORTS: dict[str, type[Any]] = {
+    "storage": Storage,
+    "broker": Broker,
+    "database": Database,
+    "cache": Cache,
+    "warehouse": Warehouse,
+}
+
+# What promises nothing has nothing to be held to.
+KEEPS_NOTHING = {("warehouse", "off")}
 
 
 def make(port: str, name: str, data_dir: Path) -> Any:
@@ -36,7 +46,7 @@ def make(port: str, name: str, data_dir: Path) -> Any:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for port in PORTS:
-        names = [point.name for point in plug.installed(port)]
+        names = [point.name for point in plug.installed(port) if (port, point.name) not in KEEPS_NOTHING]
         if port in metafunc.fixturenames:
             metafunc.parametrize(port, names, indirect=True)
         if f"{port}_name" in metafunc.fixturenames:
@@ -76,4 +86,10 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
 @pytest.fixture
 async def cache(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Cache]:
     async for plugin in _opened("cache", request, tmp_path):
+        yield plugin
+
+
+@pytest.fixture
+async def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Warehouse]:
+    async for plugin in _opened("warehouse", request, tmp_path):
         yield plugin
