@@ -12,7 +12,10 @@ import sys
 from pathlib import Path
 
 from dicomnode.model.entry import Policy
+from dicomnode.model.warehouse import OBJECT, STATE
 from dicomnode.ports.broker import Message
+from dicomnode_duckdb.warehouse import DuckDbWarehouse
+from dicomnode_duckdb.warehouse import Options as DuckDbOptions
 from dicomnode_files.storage import FileStorage
 from dicomnode_files.storage import Options as FileOptions
 from dicomnode_sqlite.broker import Options as BrokerOptions
@@ -20,6 +23,7 @@ from dicomnode_sqlite.broker import SqliteBroker
 from dicomnode_sqlite.database import Options as DatabaseOptions
 from dicomnode_sqlite.database import SqliteDatabase
 from tests.contracts.entries import entry
+from tests.contracts.rows import object_row, state_row
 
 TOPIC, GROUP = "storage_queue", "consumer"
 
@@ -85,5 +89,26 @@ async def database(folder: Path) -> None:
             promise(str(number))
 
 
+async def warehouse(folder: Path) -> None:
+    async with DuckDbWarehouse(DuckDbOptions(), folder) as rows:
+        assert rows._open_file is not None
+        rows._open_file.writing.execute("SET wal_autocheckpoint = '300KB'")  # so that many kills meet the log folded
+        for number in itertools.count():
+            size = 400 if number % 3 == 2 else 50
+            batch = [object_row(number * 10_000 + part, file_path=f"{number}/{part:05}") for part in range(size)]
+            await rows.record(OBJECT, batch)
+            series = [state_row(f"1.{part}.1", updated_time=_later(number)) for part in range(20)]
+            await rows.record(STATE, series)
+            promise(f"{number} {size}")
+
+
+def _later(number: int) -> str:
+    return f"2026-01-02T{number // 3600:02}:{number // 60 % 60:02}:{number % 60:02}.000Z"
+
+
 if __name__ == "__main__":
-    asyncio.run({"storage": storage, "broker": broker, "database": database}[sys.argv[1]](Path(sys.argv[2])))
+    asyncio.run(
+        {"storage": storage, "broker": broker, "database": database, "warehouse": warehouse}[sys.argv[1]](
+            Path(sys.argv[2])
+        )
+    )

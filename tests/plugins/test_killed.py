@@ -11,6 +11,9 @@ import pytest
 
 from dicomnode.model.attributes import Level
 from dicomnode.model.query import Query
+from dicomnode.model.warehouse import OBJECT, STATE, Grouping, Span
+from dicomnode_duckdb.warehouse import DuckDbWarehouse
+from dicomnode_duckdb.warehouse import Options as DuckDbOptions
 from dicomnode_files.storage import FileStorage
 from dicomnode_files.storage import Options as FileOptions
 from dicomnode_sqlite.broker import Options as BrokerOptions
@@ -88,3 +91,19 @@ async def test_database(tmp_path: Path, count: int) -> None:
         assert counts.instances in (len(numbers) * 10, len(numbers) * 10 + 10)
         studies = await index.find(Query("default", Level.STUDY))
         assert sum(study.instance_count for study in studies) == counts.instances
+
+
+@pytest.mark.parametrize("count", [1, 30])
+async def test_warehouse(tmp_path: Path, count: int) -> None:
+    promises = [line.split() for line in promises_until_killed("warehouse", tmp_path, count)]
+    async with DuckDbWarehouse(DuckDbOptions(), tmp_path) as warehouse:
+        kept = [key async for key in warehouse.keys()]  # noqa: SIM118 -- no mapping
+        promised = {f"{number}/{part:05}" for number, size in promises for part in range(int(size))}
+        assert promised <= set(kept)
+        assert len(kept) == len(set(kept))
+        extra = {key.partition("/")[0] for key in set(kept) - promised}
+        assert extra <= {str(len(promises))}, "at most the one under way, whole or not at all"
+        counts = await warehouse.counts()
+        assert (counts[OBJECT.name], counts[STATE.name]) == (len(kept), 20)
+        (day,) = await warehouse.holdings(Grouping.DAY, Span(), 10)
+        assert day.objects == len(kept)
