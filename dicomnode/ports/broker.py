@@ -22,13 +22,16 @@ class Message(msgspec.Struct, frozen=True):
 class Delivery(msgspec.Struct, frozen=True):
     """A message on its way to a worker; `position` rises within a topic; `redelivered`: it may have come before.
 
-    `laden`: the bytes it was published with are kept until it is acknowledged (see Carrier).
+    `doubtful`: a crash came between, so that the effect it was published beside may not be whole (see Overlap).
+    `laden`: the bytes it was published with are kept until it is acknowledged (see Carrier). Where the broker spreads a
+    topic over machines, `position` rises within a key only.
     """
 
     message: Message
     position: int
     redelivered: bool = False
     laden: bool = False
+    doubtful: bool = False
 
 
 class Lag(msgspec.Struct, frozen=True):
@@ -69,6 +72,8 @@ class Broker(Plugin):
     async def subscribe(self, topic: str, group: str) -> Subscription:
         """Register `group` on `topic`; it gets what is published from now on, and what it left unacknowledged.
 
+        A broker that keeps messages for groups to come gives a new group those too. Several processes of a group
+        share the topic, each key with one of them at a time; what one leaves unacknowledged another gets.
         In one process a group has one subscription: a later one takes over; the earlier's `take` raises Unavailable.
         """
 
@@ -85,8 +90,8 @@ class Overlap(ABC):
         """Run `effect` and make `messages` durable at the same time; return when both are done.
 
         The messages are delivered only after `effect` has succeeded. When it raises they are withdrawn and the error is
-        raised here. After a crash in between they are delivered all the same, marked `redelivered`: the worker must
-        then check that the effect is whole.
+        raised here. After a crash in between they are delivered all the same, marked `doubtful`: the worker must then
+        check that the effect is whole.
         """
 
 
@@ -125,3 +130,10 @@ class Barrier(ABC):
 
         Returns at once where the group has no subscriber in this process.
         """
+
+
+class Remote(ABC):  # noqa: B024 -- it says what it is
+    """A broker that runs elsewhere, and may be away while this process is up.
+
+    What the doors publish is then made durable in a log on this machine first, and handed on from there.
+    """
