@@ -7,6 +7,7 @@ cache 0.2 of 0.5). Elsewhere it costs little, and what was just received is then
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -26,6 +27,7 @@ _WORTH = 2.5
 _TRIALS = 8
 _AGAIN = 64
 _DIRECT = getattr(os, "O_DIRECT", 0)
+_REFUSED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 Way = Literal["auto", "always", "never"]
 
@@ -92,9 +94,11 @@ def opened(name: str, flags: int, directory: Open) -> int | None:
     try:
         return os.open(name, flags | _DIRECT, 0o666, dir_fd=directory.fd)
     except OSError as error:
-        if error.errno == errno.EINVAL:
-            return None
-        raise
+        if error.errno not in _REFUSED:
+            raise
+    with contextlib.suppress(FileNotFoundError):  # some have made the file before they look how it is to be opened
+        os.unlink(name, dir_fd=directory.fd)
+    return None
 
 
 def write(fd: int, parts: Sequence[Buffer], rooms: Rooms) -> int:
@@ -133,7 +137,7 @@ def _write_all(fd: int, data: memoryview) -> None:
         try:
             written = os.write(fd, data)
         except OSError as error:
-            if error.errno != errno.EINVAL or not fcntl.fcntl(fd, fcntl.F_GETFL) & _DIRECT:
+            if error.errno not in _REFUSED or not fcntl.fcntl(fd, fcntl.F_GETFL) & _DIRECT:
                 raise
             written = 0
         data = data[written:]

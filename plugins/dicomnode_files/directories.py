@@ -7,11 +7,13 @@ with it keeps its number until then. No symbolic link below the root is ever fol
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from collections import OrderedDict
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+_NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 class Open:
@@ -24,6 +26,20 @@ class Open:
 
     def __del__(self) -> None:
         os.close(self.fd)
+
+
+def sync_directory(directory: Open) -> None:
+    """Have the names in a directory durable; some file systems of others always do, and know no such call."""
+    try:
+        os.fsync(directory.fd)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def open_directory(part: str, parent: Open) -> Open:
+    """Return the directory `part` of `parent`. Raises: OSError."""
+    return Open(os.open(part, _DIRECTORY, dir_fd=parent.fd))
 
 
 class OpenFiles:
@@ -86,7 +102,7 @@ class Directories:
             found = self._root
             try:
                 for part in path.split("/"):
-                    found = Open(os.open(part, _DIRECTORY, dir_fd=found.fd))
+                    found = open_directory(part, found)
             except (FileNotFoundError, NotADirectoryError):
                 return None
         return found
@@ -115,5 +131,5 @@ class Directories:
         with contextlib.suppress(FileExistsError):
             os.mkdir(part, 0o777, dir_fd=parent.fd)
         if self._sync:  # also for what was there: who made it may have ended before its sync
-            os.fsync(parent.fd)
-        return Open(os.open(part, _DIRECTORY, dir_fd=parent.fd))
+            sync_directory(parent)
+        return open_directory(part, parent)

@@ -9,21 +9,24 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from dicomnode_files.directories import Directories, Open
+from dicomnode_files.directories import Directories, Open, sync_directory
 
 # Below this each file is synced by itself, so that what other programs have left to write is not waited for.
 _FEW = 8
 _FIRST_TO_TELL = (5, 8)  # the Linux that says when an earlier write failed; older ones return 0 all the same
 
 
-def settle(directories: Directories, keys: Sequence[str]) -> None:
-    """Have the files of `keys` and their names durable; what is not there is passed over. Raises: OSError."""
+def settle(directories: Directories, keys: Sequence[str], *, elsewhere: bool = False) -> None:
+    """Have the files of `keys` and their names durable; what is not there is passed over. Raises: OSError.
+
+    On a file system that is `elsewhere` a sync of all of it may promise less than one of each file.
+    """
     files = defaultdict(list)
     for key in keys:
         folder, _, name = key.rpartition("/")
         files[folder].append(name)
     opened = {folder: found for folder in files if (found := directories.find(folder)) is not None}
-    sync = None if len(keys) <= _FEW else _syncfs()
+    sync = None if len(keys) <= _FEW or elsewhere else _syncfs()
     if sync is not None:
         # Below the root there may be other file systems.
         for one in {os.fstat(found.fd).st_dev: found for found in opened.values()}.values():
@@ -32,7 +35,7 @@ def settle(directories: Directories, keys: Sequence[str]) -> None:
     for folder, found in opened.items():
         for name in files[folder]:
             _sync_file(found, name)
-        os.fsync(found.fd)
+        sync_directory(found)
 
 
 def _sync_file(directory: Open, name: str) -> None:

@@ -30,6 +30,8 @@ from dicomnode.ports.storage import (
 )
 from dicomnode_files.direct import Way
 from dicomnode_files.directories import Directories, Open
+from dicomnode_files.mark import Mark
+from dicomnode_files.mounts import is_elsewhere
 from dicomnode_files.reading import Reader, walk
 from dicomnode_files.settling import settle
 from dicomnode_files.writing import Draft, Room, Writer
@@ -45,6 +47,8 @@ _BATCH = 1000
 _SMALL_BYTES = 64 * 1024
 _AT_ONCE_S = 20e-6  # a sync below this asks no disk: the file system is in memory
 _NAME = "files"
+_ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PATIENCE_S = 4.0
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,6 +58,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `loop_below_us`: small objects are written, and files opened to be read, without a thread while that takes fewer
     microseconds; 0: never.
     `past_cache`: whether objects of 256 KiB and more go to the disk past the page cache; "auto": where that costs less.
+    `shared`: whether other machines use the folder too (docs/backends.md); "auto": by the kind of its file system.
     """
 
     root: str = ""
@@ -62,6 +67,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reserve_bytes: int = 256 * 1024 * 1024
     loop_below_us: int = 150
     past_cache: Way = "auto"
+    shared: Literal["auto", "yes", "no"] = "auto"
 
 
 class FileStorage(Storage, Deferring, LocalPath, FreeSpace):
@@ -79,27 +85,47 @@ class FileStorage(Storage, Deferring, LocalPath, FreeSpace):
         self._unsettled: set[str] = set()
         self._doubtful: set[str] = set()
         self._defers = False
+        self._elsewhere = False
+        self._mark = Mark(self._root, data_dir, demanded=options.shared == "yes")
+        self._pinging: Call[None] | None = None
+        self._is_lost = False
 
     async def __aenter__(self) -> Self:
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
-            root = Open(os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            self._defers = self._options.fsync == "always" and min(_try_writing(root) for _ in range(3)) > _AT_ONCE_S
+            root = await asyncio.to_thread(self._open)
         except OSError as error:
             raise ConfigError(
                 "storage.options.root",
                 f"{self._root} cannot be used: {error.strerror}",
                 "name a folder that this user may write to",
             ) from error
-        sync = self._options.fsync == "always"
+        sync, elsewhere, way = self._options.fsync == "always", self._elsewhere, self._options.past_cache
+        if elsewhere and way == "auto":
+            way = "never"
         self._root_fd = root
         self._directories = Directories(root, sync=sync)
-        self._writer = Writer(self._directories, sync=sync, way=self._options.past_cache)
-        self._unsynced_writer = Writer(self._directories, sync=False, way="never")
-        self._reader = Reader(root, Quickness(_READ_PATIENCE * self._options.loop_below_us / 1e6))
+        self._writer = Writer(self._directories, sync=sync, way=way, elsewhere=elsewhere)
+        self._unsynced_writer = Writer(self._directories, sync=False, way="never", elsewhere=elsewhere)
+        quickness = Quickness(_READ_PATIENCE * self._options.loop_below_us / 1e6)
+        self._reader = Reader(root, quickness, elsewhere=elsewhere)
         self._room = Room(root, self._options.reserve_bytes, _NAME)
         self._threads.start()
         return self
+
+    def _open(self) -> Open:
+        """Open the root, which is the storage that it was, and learn what it is on. Raises: OSError, NodeError."""
+        if not self._mark.expected:
+            self._root.mkdir(parents=True, exist_ok=True)
+        elif not self._root.is_dir():
+            raise self._mark.missing()
+        root = Open(os.open(self._root, _ROOT))
+        self._mark.check(root)
+        self._elsewhere = self._options.shared == "yes" or (self._options.shared == "auto" and is_elsewhere(root.fd))
+        if self._elsewhere:
+            self._quickness = self._unsynced_quickness = Quickness(0.0)
+        if min(_try_writing(root) for _ in range(3)) > _AT_ONCE_S:
+            self._defers = self._options.fsync == "always" and not self._elsewhere
+        return root
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -109,10 +135,20 @@ class FileStorage(Storage, Deferring, LocalPath, FreeSpace):
         self._reader.clear()
 
     async def ping(self) -> None:
-        """Return when there is room and a file can be made. Raises: Unavailable, Full."""
-        await self._run(self._ping)
+        """Return when there is room and a file can be made, soon. Raises: Unavailable, Full."""
+        if self._pinging is None or self._pinging.done():
+            self._pinging = self._threads.run(self._ping)
+        await asyncio.wait([self._pinging], timeout=_PATIENCE_S)
+        if not self._pinging.done():
+            raise Unavailable(_NAME, "the file system does not answer")
+        try:
+            self._pinging.result()
+        except OSError as error:
+            raise self._told(error) from error
 
     def _ping(self) -> None:
+        if self._is_lost:
+            self._find_root_again()
         self._room.check(now=True)
         _try_writing(self._root_fd)
 
@@ -170,17 +206,20 @@ class FileStorage(Storage, Deferring, LocalPath, FreeSpace):
             raise Unavailable(_NAME, "the file system failed to write what it had taken")
         if self._options.fsync == "always" and keys:
             try:
-                await self._run(settle, self._directories, keys)
+                await self._run(self._settle, keys)
             except PluginError:
                 self._doubtful |= self._unsettled.union(keys)
                 raise
         self._unsettled.difference_update(keys)
 
+    def _settle(self, keys: Sequence[str]) -> None:
+        settle(self._directories, keys, elsewhere=self._elsewhere)
+
     async def _kept(self, key: str, call: Call[int]) -> int:
         try:
             return await call
         except OSError as error:
-            raise _told(error) from error
+            raise self._told(error) from error
         except asyncio.CancelledError:
             if call.done() and not call.exception():  # by now the file is there, and nobody wants it
                 await self._run(self._remove, [key])
@@ -195,7 +234,7 @@ class FileStorage(Storage, Deferring, LocalPath, FreeSpace):
         try:
             return await call
         except OSError as error:
-            raise _told(error) from error
+            raise self._told(error) from error
         except asyncio.CancelledError:
             if call.done() and not call.exception():
                 await self._run(call.result()[0].discard)
@@ -264,7 +303,25 @@ class FileStorage(Storage, Deferring, LocalPath, FreeSpace):
         try:
             return await self._threads.run(function, *args)
         except OSError as error:
-            raise _told(error) from error
+            raise self._told(error) from error
+
+    def _told(self, error: OSError) -> PluginError:
+        if error.errno == errno.ESTALE:
+            self._is_lost = True
+        if error.errno in _NO_ROOM:
+            return Full(_NAME, "no room is left on the file system")
+        if isinstance(error, FileExistsError):
+            return Unavailable(_NAME, "the key is in use already")
+        return Unavailable(_NAME, error.strerror or "the file system failed")
+
+    def _find_root_again(self) -> None:
+        """Have the root open anew: a server that was set up anew does not know what was open. Raises: OSError."""
+        root = Open(os.open(self._root, _ROOT))
+        self._mark.check(root)
+        self._directories.clear()
+        self._reader.clear()
+        os.dup2(root.fd, self._root_fd.fd, inheritable=False)
+        self._is_lost = False
 
 
 def _some(found: Iterator[StoredObject]) -> Sequence[StoredObject]:
@@ -283,14 +340,6 @@ def _try_writing(root: Open) -> float:
     finally:
         os.close(fd)
         os.unlink(name, dir_fd=root.fd)
-
-
-def _told(error: OSError) -> PluginError:
-    if error.errno in _NO_ROOM:
-        return Full(_NAME, "no room is left on the file system")
-    if isinstance(error, FileExistsError):
-        return Unavailable(_NAME, "the key is in use already")
-    return Unavailable(_NAME, error.strerror or "the file system failed")
 
 
 _: type[Storage] = FileStorage

@@ -7,6 +7,7 @@ before that is unlinked.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -14,10 +15,12 @@ from collections.abc import Callable, Sequence
 from dicomnode.errors import Full
 from dicomnode.ports.storage import Buffer
 from dicomnode_files import direct
-from dicomnode_files.directories import Directories, Open
+from dicomnode_files.directories import Directories, Open, sync_directory
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ATTEMPTS = 20
+_PAUSE_S = 0.01
+_REMOVED = frozenset({errno.ENOENT, errno.ESTALE})  # the second where another machine did it
 _ROOM_S = 0.25
 try:
     _IOV_MAX = os.sysconf("SC_IOV_MAX")
@@ -28,9 +31,12 @@ except (ValueError, OSError):
 class Writer:
     """Writes objects below a root."""
 
-    def __init__(self, directories: Directories, *, sync: bool, way: direct.Way = "auto") -> None:
+    def __init__(
+        self, directories: Directories, *, sync: bool, way: direct.Way = "auto", elsewhere: bool = False
+    ) -> None:
         self._directories = directories
         self._sync = sync
+        self._pause_s = _PAUSE_S if elsewhere else 0.0
         self._ways = direct.Ways(way)
         self._rooms = direct.Rooms()
 
@@ -71,10 +77,12 @@ class Writer:
                 directory = self._directories.open(path)
                 fd = opened(name, _NEW, directory)
                 return None if fd is None else Draft(directory, name, fd, sync=self._sync)
-            except FileNotFoundError:  # removed between our opening and using it: pruned, or by someone else
-                self._directories.forget(path)
-                if attempt == _ATTEMPTS - 1:
+            except OSError as error:  # removed between our opening and using it: pruned, or by someone else
+                if error.errno not in _REMOVED or attempt == _ATTEMPTS - 1:
                     raise
+                self._directories.forget(path)
+                # What another machine has just made may not be seen here yet, though it is in the way.
+                time.sleep(self._pause_s * attempt)
         raise AssertionError("unreachable")
 
 
@@ -120,7 +128,7 @@ class Draft:
         """Have the file and its name durable."""
         if self._sync:
             os.fdatasync(self.fd)
-            os.fsync(self._directory.fd)
+            sync_directory(self._directory)
         fd, self.fd = self.fd, -1
         os.close(fd)
 
@@ -130,7 +138,7 @@ class Draft:
             fd, self.fd = self.fd, -1
             with contextlib.suppress(OSError):
                 os.close(fd)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(self._name, dir_fd=self._directory.fd)
 
 
