@@ -21,7 +21,7 @@ from bench.asking import MOVE_AET
 from bench.processes import Failed, Process, answers, free_port
 from bench.web import Door
 
-_ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 _ORTHANC = "/usr/sbin/Orthanc"
 _ORTHANC_DICOMWEB = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
 
@@ -77,12 +77,12 @@ class Contestant(AbstractContextManager["Contestant"], ABC):
             raise RuntimeError("not started")
         return self._process.peak_rss_bytes()
 
-    def launch(self, argv: list[str]) -> Process:
-        """Start the program; leaving the contestant ends it."""
+    def launch(self, argv: list[str], folder: Path | None = None) -> Process:
+        """Start a program, in `folder` or the contestant's own; leaving the contestant ends it."""
         environ = {name: value for name, value in os.environ.items() if name != "TCP_NODELAY"}
         if self._nodelay:
             environ["TCP_NODELAY"] = "1"
-        self._process = self._stack.enter_context(Process(argv, self.folder, environ))
+        self._process = self._stack.enter_context(Process(argv, folder or self.folder, environ))
         return self._process
 
 
@@ -99,7 +99,7 @@ class Node(Contestant):
             f"[server]\nport = {self._web_port}\n"
             f'[peers]\nbench = "{MOVE_AET}@127.0.0.1:{self.move_port}"\n'
         )
-        process = self.launch([str(_ROOT / ".venv/bin/dicomnode"), "run", "--config", str(config)])
+        process = self.launch([str(ROOT / ".venv/bin/dicomnode"), "run", "--config", str(config)])
         process.wait_for(lambda: b"ready" in process.out.read_bytes(), "ready")
         process.wait_for(lambda: answers(self.dicom_port) and answers(self._web_port), "open doors")
 
@@ -117,9 +117,9 @@ class Orthanc(Contestant):
 
     name = "orthanc"
 
-    def start(self) -> None:
-        self._web_port = free_port()
-        settings: dict[str, Any] = {
+    def settings(self) -> dict[str, Any]:
+        """Return its configuration."""
+        return {
             "Name": "bench",
             "StorageDirectory": str(self.folder / "data"),
             "IndexDirectory": str(self.folder / "data"),
@@ -135,8 +135,11 @@ class Orthanc(Contestant):
             "Plugins": [_ORTHANC_DICOMWEB],
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         }
+
+    def start(self) -> None:
+        self._web_port = free_port()
         config = self.folder / "config.json"
-        config.write_text(json.dumps(settings))
+        config.write_text(json.dumps(self.settings()))
         process = self.launch([_ORTHANC, str(config)])
         process.wait_for(lambda: answers(self.dicom_port) and answers(self._web_port), "open doors")
 
@@ -181,7 +184,7 @@ class Absent(msgspec.Struct, frozen=True):
 def absent() -> list[Absent]:
     """Return the contestants that this machine lacks."""
     wanted = {
-        "node": _ROOT / ".venv/bin/dicomnode",
+        "node": ROOT / ".venv/bin/dicomnode",
         "orthanc": Path(_ORTHANC),
         "dcmtk": Path(shutil.which("storescp") or "storescp"),
     }

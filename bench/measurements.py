@@ -10,6 +10,7 @@ from time import perf_counter
 import msgspec
 
 from bench import asking, bare, reading
+from bench.cluster import Cluster, OrthancPostgres
 from bench.contestants import Contestant, ForkingStoreScp, Node, Orthanc, StoreScp
 from bench.data import SHARDS, Data, ObjectSet
 from bench.figures import Figure, latencies
@@ -51,7 +52,18 @@ def measurements() -> list[Measurement]:
     ]
     nagle = Measurement("store-nagle", tuple(_KINDS), _nagle)
     both = ("node", "orthanc")
-    return [*stores, nagle, *stows, Measurement("read", both, _read), Measurement("retrieve", both, _retrieve)]
+    pipelines = [
+        Measurement(f"pipeline-{associations}-{name}", both, partial(_pipeline, name, associations))
+        for associations in (1, SHARDS)
+        for name in ("ct", "small")
+    ]
+    reads = [Measurement("read", both, _read), Measurement("retrieve", both, _retrieve)]
+    return [*stores, nagle, *stows, *reads, *pipelines]
+
+
+def pipeline_row(objects: str, associations: int) -> str:
+    """Return the row in which the rate of a whole pipeline stands."""
+    return f"{store_row(objects, associations)}, all the way"
 
 
 def store_row(objects: str, associations: int) -> str:
@@ -77,6 +89,26 @@ def _store(name: str, associations: int, setting: Setting, contestant: str, fold
         if not forking:  # its children are gone, and their memory with them
             figures.append(Figure(f"{row}: peak RSS", "MB", receiver.peak_rss_bytes() / _MB))
     return figures
+
+
+def _pipeline(name: str, associations: int, setting: Setting, contestant: str, folder: Path) -> list[Figure]:
+    """From the first byte sent until everything is found in PostgreSQL, of the node also until the warehouse has it."""
+    objects = setting.data.named(name)
+    row, count = pipeline_row(objects.label, associations), len(objects.instances)
+    kind = {"node": Cluster, "orthanc": OrthancPostgres}[contestant]
+    with kind(folder) as receiver:
+        began = perf_counter()
+        sent = send(objects, receiver.dicom_port, associations)
+        receiver.wait_until(count)
+        searchable = perf_counter() - began
+        if isinstance(receiver, Cluster):
+            receiver.wait_until_recorded(count)
+        return [
+            _rate(row, objects, perf_counter() - began),
+            _rate(f"{row}: sent", objects, sent),
+            _rate(f"{row}: searchable", objects, searchable),
+            Figure(f"{row}: peak RSS", "MB", receiver.peak_rss_bytes() / _MB),
+        ]
 
 
 def _nagle(setting: Setting, contestant: str, folder: Path) -> list[Figure]:

@@ -60,6 +60,10 @@ class Process:
         """Return the sum of the peak resident sizes of the living processes of the group."""
         return sum(_peak_rss_bytes(pid) for pid in _members(self._running().pid))
 
+    def processor_s(self) -> float:
+        """Return the processor time of the living processes of the group so far, in seconds."""
+        return sum(_processor_s(pid) for pid in _members(self._running().pid))
+
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is None:
             raise RuntimeError("not started")
@@ -115,3 +119,11 @@ def _peak_rss_bytes(pid: int) -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+def _processor_s(pid: int) -> float:
+    with contextlib.suppress(OSError):
+        # What stands behind the name, which may hold spaces: state is the 3rd field, utime and stime 14th and 15th.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0

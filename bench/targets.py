@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from bench.figures import Taken, ratio
-from bench.measurements import FIND, GET, MOVE, store_row
+from bench.measurements import FIND, GET, MOVE, pipeline_row, store_row
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -41,6 +41,7 @@ TARGETS = (
     Target("WADO frames 512 KB, 4 connections", "orthanc", 5),
     Target(FIND, "orthanc", 2),
     *(Target(row, "orthanc", 3) for row in (GET, MOVE)),
+    *(Target(pipeline_row(size, count), "orthanc", 3) for size in ("512 KB", "12 KB") for count in (1, 8)),
 )
 
 

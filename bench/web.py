@@ -45,9 +45,9 @@ class Door(msgspec.Struct, frozen=True):
             raise Failed(f"GET {path.partition('?')[0]}: status {answer.status}")
         return body
 
-    def get_json(self, path: str) -> Any:
+    def get_json(self, path: str, accept: str = DICOM_JSON) -> Any:
         """Return the answer, decoded."""
-        return json.loads(self.get(path))
+        return json.loads(self.get(path, accept))
 
 
 def stow_bodies(instances: Sequence[Instance], per_request: int) -> list[bytes]:
