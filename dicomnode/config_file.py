@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -28,7 +29,9 @@ class Faults(ConfigError):
 def read_config(file: Path | None, sets: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Config:
     """Return the configuration of `file` (None: the defaults), changed by `table.key=value` words in `sets`.
 
-    `"$NAME"` as a whole string value is taken from `environ`. Raises: Faults, with one fault a table at least.
+    `"$NAME"` as a whole string value, and `${NAME}` within one, is taken from `environ`, in a url quoted.
+
+    Raises: Faults, with one fault a table at least.
     """
     raw = _read_toml(file) if file else {}
     faults: list[ConfigError] = []
@@ -109,11 +112,23 @@ def _expand(path: str, value: object, environ: Mapping[str, str]) -> object:
         return {key: _expand(f"{path}.{key}", inner, environ) for key, inner in value.items()}
     if isinstance(value, list):
         return [_expand(f"{path}[{i}]", inner, environ) for i, inner in enumerate(value)]
-    if isinstance(value, str) and re.fullmatch(r"\$[A-Za-z_][A-Za-z0-9_]*", value):
-        if value[1:] not in environ:
-            raise ConfigError(path, f"the environment has no {value[1:]}", f"export {value[1:]}=…")
-        return environ[value[1:]]
-    return value
+    if not isinstance(value, str):
+        return value
+    if whole := _WHOLE.fullmatch(value):
+        return _told_by(environ, whole[1], path)
+    in_url = "://" in value  # where a password with @ or / must not look like more of the url
+    return _PART.sub(
+        lambda part: quote(word, safe="") if (word := _told_by(environ, part[1], path)) and in_url else word, value
+    )
+
+
+_WHOLE, _PART = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)"), re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def _told_by(environ: Mapping[str, str], name: str, path: str) -> str:
+    if name not in environ:
+        raise ConfigError(path, f"the environment has no {name}", f"export {name}=…")
+    return environ[name]
 
 
 def _peer(path: str, told: object) -> object:

@@ -8,8 +8,10 @@ import msgspec
 import pytest
 
 from dicomnode import plug
-from dicomnode.config import ClientTlsTable, Config, PeerTable, is_loopback, parse_peer
+from dicomnode.config import TARGET_TRANSFER_SYNTAXES, ClientTlsTable, Config, PeerTable, is_loopback, parse_peer
 from dicomnode.config_file import Faults, read_config
+from dicomnode.config_rules import doubts
+from dicomnode.dicom import transcode
 from dicomnode.errors import ConfigError
 from dicomnode.ports.storage import Storage
 
@@ -38,7 +40,7 @@ def paths_of(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def defaults() -> dict[str, Any]:
     told = msgspec.to_builtins(Config())
-    for port in ("storage", "broker", "database", "cache"):
+    for port in ("storage", "broker", "database", "cache", "warehouse"):
         kind = plug.find(port, told[port]["use"])
         told[port]["options"] = msgspec.to_builtins(kind.Options())
     return {path: value for path, value in paths_of(told).items() if path not in UNSET_BY_DEFAULT}
@@ -58,7 +60,12 @@ def test_example_is_read_as_the_defaults() -> None:
     read = read_config(EXAMPLE)
     assert (
         msgspec.structs.replace(
-            read, storage=Config().storage, broker=Config().broker, database=Config().database, cache=Config().cache
+            read,
+            storage=Config().storage,
+            broker=Config().broker,
+            database=Config().database,
+            cache=Config().cache,
+            warehouse=Config().warehouse,
         )
         == Config()
     )
@@ -74,6 +81,17 @@ def test_sets_go_before_the_file(tmp_path: Path) -> None:
     config = read_config(file, ["server.port=3", "node.tenant=clinic", "storage.options.fsync=never"])
     assert (config.server.port, config.storescp.port, config.node.tenant) == (3, 2, "clinic")
     assert config.storage.options == {"fsync": "never"}
+
+
+def test_parts_of_values_come_from_the_environment_and_are_quoted_in_urls(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(
+        '[broker]\nuse = "kafka"\n[broker.options]\nurl = "kafka://me:${SECRET}@host"\nprefix = "a ${SECRET} $SECRET"\n'
+    )
+    options = read_config(file, (), {"SECRET": "a/b@c"}).broker.options
+    assert options == {"url": "kafka://me:a%2Fb%40c@host", "prefix": "a a/b@c $SECRET"}
+    with pytest.raises(Faults, match=r"broker.options.url: the environment has no SECRET"):
+        read_config(file, (), {})
 
 
 def test_values_come_from_the_environment(tmp_path: Path) -> None:
@@ -120,6 +138,13 @@ def test_values_come_from_the_environment(tmp_path: Path) -> None:
         ('[storescp]\nuser_identity = "required"', "storescp.user_identity: nobody could come in"),
         ('[users]\nanna = { passcode = "$scrypt$ln=14" }', "users.anna.passcode: is no hash"),
         ('[users]\nanna = { tenant = "a b" }', "users.anna.tenant: must be 1 to 64"),
+        ("[recorder]\nrows = 0", "recorder.rows: must be 1 to 1000000"),
+        ("[recorder]\nlinger_s = -1.0", "recorder.linger_s: must be 0 to 300"),
+        ("[recorder]\nattempts = 0", "recorder.attempts: must be at least 1"),
+        ('[server]\ntrusted_proxies = ["10.0.0.0/8", "proxy.local"]', "server.trusted_proxies[1]: is no address"),
+        ("[health]\nport = 70000", "health.port: must be -1 to 65535"),
+        ("[outbox]\nbatch = 0", "outbox.batch: must be at least 1"),
+        ("[outbox]\nmost_bytes = 1000", "outbox.most_bytes: must be at least 16777216"),
         ("port = 1\n[", "is not TOML"),
         ("[storage]\noption = {}", "storage.option: there is no such key (did you mean options?)"),
     ],
@@ -198,3 +223,60 @@ def test_unknown_option_of_a_plugin_is_told() -> None:
     config = read_config(None, ["storage.options.fsnyc=never"])
     with pytest.raises(ConfigError, match=r"storage.options.fsnyc: there is no such option \(known: .*fsync"):
         plug.make("storage", Storage, config.storage, Path("unused"))
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["transcoder.target=1.2.840.10008.1.2.4.90"], "nothing can be encoded in 1.2.840.10008.1.2.4.90"),
+        (["transcoder.viewer_transfer_syntaxes=['1.2.840.10008.1.2']"], "is none that viewers show"),
+        (["transcoder.at_once=0"], "must be 1 to 256"),
+        (["transcoder.attempts=0"], "must be at least 1"),
+    ],
+)
+def test_a_transcoder_that_could_not_work_is_told(words: list[str], problem: str) -> None:
+    with pytest.raises(Faults, match=f"transcoder.*{problem}"):
+        read_config(None, words)
+
+
+def test_a_transcoder_that_has_nothing_to_do_may_have_any_target() -> None:
+    words = ["transcoder.viewer_transfer_syntaxes=[]", "transcoder.target=1.2.840.10008.1.2.4.90"]
+    assert read_config(None, words).transcoder.viewer_transfer_syntaxes == ()
+
+
+def test_what_may_be_a_target_is_what_can_be_made() -> None:
+    assert set(TARGET_TRANSFER_SYNTAXES) == set(transcode.TARGETS)
+
+
+ALL = ("storescp", "server", "consumer", "recorder", "transcoder")
+SHARED = ["broker.use=kafka", "database.use=postgres", "storage.options.root=/mnt/nas", "warehouse.use=clickhouse"]
+
+
+@pytest.mark.parametrize(
+    ("roles", "sets", "told"),
+    [
+        (ALL, [], []),
+        (("storescp", "server", "consumer"), [], []),
+        (("storescp", "consumer"), [], []),
+        (("storescp",), [], ["broker.use: sqlite is of this process alone, which has no consumer"]),
+        (("server",), ["broker.use=memory"], ["broker.use: memory is of this process alone, which has no consumer"]),
+        (("consumer",), [], ["broker.use: sqlite is of this process alone, which has no door"]),
+        (("recorder",), [], ["broker.use: sqlite is of this process alone, which has no door"]),
+        *((tuple(roles), SHARED, []) for roles in (["storescp"], ["consumer"], ["server"], ["recorder"], ALL)),
+        (ALL, SHARED[:1], []),
+        (("recorder",), SHARED[:3], ["warehouse.use: duckdb is of this process alone"]),
+        (("recorder", "server"), SHARED[:3], []),
+        (("storescp",), SHARED[:2], ["storage.options.root: objects would be kept in this process's own folder"]),
+        (
+            ("consumer",),
+            [SHARED[0], *SHARED[2:]],
+            ["database.use: sqlite is of this process alone: others find nothing"],
+        ),
+        (("recorder",), [SHARED[0], *SHARED[2:]], []),
+        (("server",), [*SHARED[:2], "storage.use=s3", "warehouse.use=off"], []),
+    ],
+)
+def test_roles_that_will_never_meet_are_doubted(roles: tuple[str, ...], sets: list[str], told: list[str]) -> None:
+    found = [str(doubt) for doubt in doubts(read_config(None, sets), roles)]
+    assert len(found) == len(told)
+    assert all(problem.startswith(start) for problem, start in zip(found, told, strict=True))
