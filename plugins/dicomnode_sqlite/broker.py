@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
 import time
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
@@ -12,10 +12,11 @@ from typing import Literal, Self, TypeVar
 
 import msgspec
 
-from dicomnode.errors import PluginError, Unavailable
+from dicomnode.errors import Full, PluginError, Unavailable
+from dicomnode.model.messages import dead_topic
 from dicomnode.ports.broker import Barrier, Broker, Carrier, Delivery, Lag, Message, Overlap, Subscription
 from dicomnode.ports.offload import Call, Gatherer, Quickness
-from dicomnode.ports.storage import Buffer
+from dicomnode.ports.storage import Buffer, FreeSpace
 from dicomnode_sqlite.journal import (
     SHIFT,
     Cargo,
@@ -26,7 +27,9 @@ from dicomnode_sqlite.journal import (
     Order,
     Read,
     Register,
+    Room,
     Row,
+    Sure,
     Topic,
     Waiting,
     Withdraw,
@@ -40,21 +43,27 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`path`: the file (default `<data_dir>/broker.sqlite`). `fsync`: whether publishing waits for the disk.
 
     `loop_below_us`: publishing goes without a thread while that takes fewer microseconds; 0: never.
+    `most_bytes`: how long the file may become, but for what was given up; 0: as long as the disk lets it.
     """
 
     path: str = ""
     fsync: Literal["always", "never"] = "always"
     loop_below_us: int = 150
+    most_bytes: int = 0
 
 
 class _Topic:
-    """What this process knows of a topic: `last`: the highest position given; `held`: those not to be delivered yet."""
+    """What this process knows of a topic: `last`: the highest position given; `held`: those not to be delivered yet.
 
-    __slots__ = ("groups", "held", "id", "last", "subscriptions")
+    Messages of an earlier process that lie behind `sure`, up to `left`, may tell of what was never done.
+    """
 
-    def __init__(self, number: int, last: int) -> None:
+    __slots__ = ("groups", "held", "id", "last", "left", "subscriptions", "sure")
+
+    def __init__(self, number: int, last: int, sure: int) -> None:
         self.id = number
-        self.last = max(last, number << SHIFT)
+        self.last = self.left = max(last, number << SHIFT)
+        self.sure = sure
         self.held: set[int] = set()
         self.groups: dict[str, Group] = {}
         self.subscriptions: dict[str, SqliteSubscription] = {}
@@ -63,10 +72,14 @@ class _Topic:
 # So much may wait beside what the log itself takes: with a worker that stands still it must not grow with objects.
 _MOST_LADEN = 1000
 
+_NOTED_EVERY_S = 1.0
+_GIVEN_UP = dead_topic("")
+_ALMOST_FULL = 64  # with less than such a part of the bound left it is not ready for more
+
 _Kept = list[tuple[_Topic, Delivery]]
 
 
-class SqliteBroker(Broker, Overlap, Carrier, Barrier):
+class SqliteBroker(Broker, Overlap, Carrier, Barrier, FreeSpace):
     """A file that one thread writes."""
 
     Options = Options
@@ -74,7 +87,11 @@ class SqliteBroker(Broker, Overlap, Carrier, Barrier):
     def __init__(self, options: msgspec.Struct, data_dir: Path) -> None:
         assert isinstance(options, Options)
         path = Path(options.path) if options.path else data_dir / "broker.sqlite"
-        self._journal = Journal(path, options.fsync)
+        self._path = path
+        self._journal = Journal(path, options.fsync, options.most_bytes)
+        self._most_bytes = options.most_bytes
+        self._noted = 0.0
+        self._astray: list[int] = []
         self._writer = Gatherer(self._journal.carry_out, "broker")
         self._quickness = Quickness(options.loop_below_us / 1e6)
         self._topics: dict[str, _Topic] = {}
@@ -85,8 +102,8 @@ class SqliteBroker(Broker, Overlap, Carrier, Barrier):
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._journal.open)
-        for name, number, last in self._journal.topics():
-            self._topics[name] = _Topic(number, last)
+        for name, number, last, sure in self._journal.topics():
+            self._topics[name] = _Topic(number, last, sure)
         for topic, name, group in self._journal.groups():
             self._topics[topic].groups[name] = group
         self._writer.start()
@@ -100,12 +117,24 @@ class SqliteBroker(Broker, Overlap, Carrier, Barrier):
         for topic in self._topics.values():
             for subscription in topic.subscriptions.values():
                 subscription.end("the broker is closed")
+        if self._topics:
+            self._writer.put(self._sure())
         await self._writer.close()
         await asyncio.to_thread(self._journal.close)
 
     async def ping(self) -> None:
         """Return when the file can be written. Raises: Unavailable, Full."""
         await self._order(Withdraw([]))
+        if self._most_bytes and await self.free_bytes() < self._most_bytes // _ALMOST_FULL:
+            raise Full("sqlite", "the file is as long as most_bytes lets it become")
+
+    async def free_bytes(self) -> int:
+        """Return how many bytes more the file may take. Raises: Unavailable."""
+        room = await self._order(Room())
+        if isinstance(room, int):
+            return room
+        disk = os.statvfs(self._path.parent)
+        return disk.f_bavail * disk.f_frsize
 
     async def _order(self, order: Order) -> object:
         if self._closed:
@@ -169,24 +198,40 @@ class SqliteBroker(Broker, Overlap, Carrier, Barrier):
                 # A quick commit goes behind: two waits for one disk at a time get in each other's way.
                 await effect
                 effect = None
-            await self._insert(rows, effect)
+            # Whoever empties a full file must be able to lay aside what cannot go.
+            beyond = all(delivery.message.topic.endswith(_GIVEN_UP) for _, delivery in kept)
+            await self._insert(rows, effect, beyond=beyond)
             if self._journal.is_long and (self._folding is None or self._folding.done()):
                 self._folding = self._writer.put(Fold())
         finally:
             for topic, delivery in kept:
                 topic.held.discard(delivery.position)
         self._deliver(kept)
+        if (now := time.monotonic()) - self._noted >= _NOTED_EVERY_S:
+            self._noted = now
+            self._writer.put(self._sure())
 
-    async def _insert(self, rows: list[Row], effect: Awaitable[object] | None) -> None:
+    def _sure(self) -> Sure:
+        """Return up to where all is done that was published, so that after a crash less is doubtful."""
+        undone = [*self._astray, *(position for topic in self._topics.values() for position in topic.held)]
+        lowest = {topic.id: topic.last + 1 for topic in self._topics.values()}
+        for position in undone:
+            lowest[position >> SHIFT] = min(lowest[position >> SHIFT], position)
+        return Sure([(number, position - 1) for number, position in lowest.items()])
+
+    async def _insert(self, rows: list[Row], effect: Awaitable[object] | None, *, beyond: bool) -> None:
         """Have `rows` in the file and `effect` done, at the same time; or neither row, when one of these fails."""
-        inserted = self._writer.put_quickly(self._quickness, Insert(rows))
+        inserted = self._writer.put_quickly(self._quickness, Insert(rows, beyond))
         try:
             if effect is not None:
                 await effect
             await inserted
         except BaseException:
-            with contextlib.suppress(PluginError):  # then it comes after a restart, as after a crash
-                await self._order(Withdraw([row[0] for row in rows]))
+            positions = [row[0] for row in rows]
+            try:
+                await self._order(Withdraw(positions))
+            except PluginError:
+                self._astray.extend(positions)  # they come after a restart, as after a crash
             if inserted.done():
                 inserted.exception()  # the first error is the one that is told
             raise
@@ -208,13 +253,13 @@ class SqliteBroker(Broker, Overlap, Carrier, Barrier):
         async with self._subscribing:
             known = self._topics.get(topic)
             if known is None:
-                known = _Topic(await self._made(Topic(topic), int), 0)
+                known = _Topic(await self._made(Topic(topic), int), 0, 0)
                 self._topics[topic] = known
             earlier = known.subscriptions.pop(group, None)
             if earlier:
                 earlier.end("another subscription of the group took over")
             since = min(known.held, default=known.last + 1) - 1
-            subscription = SqliteSubscription(topic, known.last, self._order)
+            subscription = SqliteSubscription(topic, known.last, (known.sure, known.left), self._order)
             known.subscriptions[group] = subscription  # from here on it sees what is published
             try:
                 registered = await self._made(Register(known.id, group, since), Group)

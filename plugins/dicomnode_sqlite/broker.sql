@@ -1,7 +1,8 @@
 CREATE TABLE topic (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
-    last INTEGER NOT NULL -- the highest position that was ever deleted: none is given twice
+    last INTEGER NOT NULL, -- the highest position that was ever deleted: none is given twice
+    sure INTEGER NOT NULL DEFAULT 0 -- what was published up to here was delivered: what it tells of was done
 );
 CREATE TABLE subscriber (
     id INTEGER PRIMARY KEY,

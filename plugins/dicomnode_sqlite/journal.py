@@ -23,6 +23,7 @@ _ROWS = 64
 _LOG_PAGES = 4000
 _FOLD_PAGES = 3000  # as we reckon them; the log's first pages are on the disk already, and more would not be
 _PAGE_BYTES = 4096
+_NO_BOUND = 2**30
 _PLENTY_BYTES = 1024 * 1024 * 1024
 _OPTION = "broker.options.path"
 _positions = msgspec.json.Encoder().encode
@@ -42,7 +43,10 @@ _READ = (
 )
 
 _CARGO = "SELECT cargo FROM message WHERE position = ?"
-_STEPS = {1: "ALTER TABLE message ADD COLUMN cargo BLOB"}
+_STEPS = {
+    1: "ALTER TABLE message ADD COLUMN cargo BLOB",
+    2: "ALTER TABLE topic ADD COLUMN sure INTEGER NOT NULL DEFAULT 0",
+}
 
 Row = tuple[int, str, bytes, float, bytes | None]
 Kept = tuple[int, str, bytes, float, bool]
@@ -57,9 +61,10 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Insert(msgspec.Struct, frozen=True):
-    """Keep messages, in the order of their positions."""
+    """Keep messages, in the order of their positions; `beyond` what the file's bound allows, if need be."""
 
     rows: list[Row]
+    beyond: bool = False
 
 
 class Withdraw(msgspec.Struct, frozen=True):
@@ -95,6 +100,16 @@ class Waiting(msgspec.Struct, frozen=True):
     group: Group
 
 
+class Sure(msgspec.Struct, frozen=True):
+    """Note up to which position each topic's messages were delivered: topic ids, each with a position."""
+
+    positions: list[tuple[int, int]]
+
+
+class Room(msgspec.Struct, frozen=True):
+    """Result: how many bytes more the file may take, None where it has no bound."""
+
+
 class Fold(msgspec.Struct, frozen=True):
     """Have what the log holds in the file itself, so that the log begins anew: tens of ms, never on the loop."""
 
@@ -112,15 +127,17 @@ class Read(msgspec.Struct, frozen=True):
     positions: list[int]
 
 
-Work = Insert | Withdraw | Ack | Register | Topic | Waiting | Read | Cargo
+Unsynced = Ack | Read | Waiting | Cargo | Sure | Room
+Work = Insert | Withdraw | Register | Topic | Unsynced
 Order = Work | Fold
 
 
 class Journal:
     """The file, for one thread at a time."""
 
-    def __init__(self, path: Path, fsync: Literal["always", "never"]) -> None:
+    def __init__(self, path: Path, fsync: Literal["always", "never"], most_bytes: int = 0) -> None:
         self._path = path
+        self._most_pages = max(most_bytes // _PAGE_BYTES, 0)
         self._sync = "FULL" if fsync == "always" else "OFF"
         self._synced = True
         self._logged = 0  # pages, reckoned
@@ -146,8 +163,9 @@ class Journal:
         except sqlite3.Error as error:
             raise not_opened(error, _OPTION, self._path) from error
         try:
-            install(self._connection, "broker.sql", 2, (_OPTION, self._path), _STEPS)
+            install(self._connection, "broker.sql", 3, (_OPTION, self._path), _STEPS)
             self._make_room()
+            self._bound(self._most_pages)
             self._groups: dict[int, int] = defaultdict(int)
             for topic, count in self._connection.execute("SELECT topic, count(*) FROM subscriber GROUP BY topic"):
                 self._groups[topic] = count
@@ -156,6 +174,10 @@ class Journal:
             if isinstance(error, sqlite3.Error):
                 raise not_opened(error, _OPTION, self._path) from error
             raise
+
+    def _bound(self, pages: int) -> None:
+        if pages:
+            self._connection.execute(f"PRAGMA max_page_count = {pages}").fetchall()
 
     def _make_room(self) -> None:
         """Have the log as long as it may become, so that a commit overwrites blocks and needs no new ones.
@@ -178,11 +200,11 @@ class Journal:
         """Close the file."""
         self._connection.close()
 
-    def topics(self) -> list[tuple[str, int, int]]:
-        """Return each topic: its name, id, and the highest position that was ever given."""
+    def topics(self) -> list[tuple[str, int, int, int]]:
+        """Return each topic: its name, id, the highest position that was ever given, and the one noted by `Sure`."""
         return self._connection.execute(
             "SELECT name, id, max(last, coalesce((SELECT max(position) FROM message"  # noqa: S608 -- a constant
-            f" WHERE position BETWEEN topic.id << {SHIFT} AND ((topic.id + 1) << {SHIFT}) - 1), 0)) FROM topic"
+            f" WHERE position BETWEEN topic.id << {SHIFT} AND ((topic.id + 1) << {SHIFT}) - 1), 0)), sure FROM topic"
         ).fetchall()
 
     def groups(self) -> list[tuple[str, str, Group]]:
@@ -214,7 +236,13 @@ class Journal:
         return [None if isinstance(order, Fold) else next(results) for order in orders]
 
     def _together(self, orders: list[Work]) -> Sequence[object]:
-        self._wait_for_disk(not all(isinstance(order, Ack | Read | Waiting | Cargo) for order in orders))
+        self._wait_for_disk(not all(isinstance(order, Unsynced) for order in orders))
+        if self._most_pages and any(isinstance(order, Insert) and order.beyond for order in orders):
+            self._bound(_NO_BOUND)
+            try:
+                return self._transaction(orders)
+            finally:
+                self._bound(self._most_pages)
         first = orders[0]
         if len(orders) == 1 and isinstance(first, Insert) and len(first.rows) <= _ROWS:
             self._insert(first.rows)  # one statement is its own transaction
@@ -253,7 +281,7 @@ class Journal:
         self._insert(rows)
         return results
 
-    def _result(self, order: Withdraw | Ack | Register | Topic | Waiting | Read | Cargo) -> object:
+    def _result(self, order: Withdraw | Register | Topic | Unsynced) -> object:
         match order:
             case Withdraw(positions):
                 self._delete(positions)
@@ -267,10 +295,22 @@ class Journal:
                 return self._waiting(group)
             case Read(group, positions):
                 return self._read(group, positions)
-            case Cargo(position):
-                found = self._connection.execute(_CARGO, (position,)).fetchone()
-                return found and found[0]
+            case Sure(positions):
+                self._connection.executemany("UPDATE topic SET sure = ? WHERE id = ?", [(p, t) for t, p in positions])
+            case Cargo() | Room():
+                return self._cargo(order.position) if isinstance(order, Cargo) else self._room()
         return None
+
+    def _cargo(self, position: int) -> object:
+        found = self._connection.execute(_CARGO, (position,)).fetchone()
+        return found and found[0]
+
+    def _room(self) -> int | None:
+        if not self._most_pages:
+            return None
+        taken = self._connection.execute("PRAGMA page_count").fetchone()[0]
+        unused = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
+        return max(self._most_pages - int(taken) + int(unused), 0) * _PAGE_BYTES
 
     def _insert(self, rows: list[Row]) -> None:
         # A statement for many rows: each step of a statement gives up the interpreter's lock and must get it back.

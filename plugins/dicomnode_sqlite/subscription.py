@@ -25,11 +25,13 @@ class SqliteSubscription(Subscription):
     """The only subscription of its group; one `take` at a time.
 
     Every message published to it has a number, in the order of publishing: `_unacked` and then `_cold` hold them so.
+    Those between the positions of `doubtful`, and up to the second what came with bytes, an earlier process has left.
     """
 
-    def __init__(self, topic: str, seen_to: int, order: Ordering) -> None:
+    def __init__(self, topic: str, seen_to: int, doubtful: tuple[int, int], order: Ordering) -> None:
         self._topic = topic
         self._seen_to = seen_to
+        self._sure, self._left = doubtful
         self._order = order
         self._loop = asyncio.get_running_loop()
         self._ready: deque[Delivery] = deque()
@@ -143,8 +145,8 @@ class SqliteSubscription(Subscription):
             if position in found:
                 _, key, body, _, laden = found[position]
                 message = Message(self._topic, key, body)
-                again = position <= self._seen_to
-                self._have(Delivery(message, position, again, bool(laden)), first + used)
+                again, doubtful = position <= self._seen_to, position <= self._left and (laden or position > self._sure)
+                self._have(Delivery(message, position, again, bool(laden), bool(doubtful)), first + used)
             used += 1
         del self._cold[:used]
         self._settle()

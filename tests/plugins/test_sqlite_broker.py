@@ -208,7 +208,9 @@ async def test_a_file_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) 
         await queue.subscribe(TOPIC, GROUP)
         await queue.publish([message(0)])
     connection = sqlite3.connect(tmp_path / "broker.sqlite", isolation_level=None)
-    connection.executescript("ALTER TABLE message DROP COLUMN cargo; PRAGMA user_version = 1")
+    connection.executescript(
+        "ALTER TABLE message DROP COLUMN cargo; ALTER TABLE topic DROP COLUMN sure; PRAGMA user_version = 1"
+    )
     connection.close()
     for _ in range(2):
         async with broker(tmp_path) as queue:
@@ -238,3 +240,102 @@ async def test_what_waits_for_no_disk_carries_nothing(tmp_path: Path) -> None:
     async with SqliteBroker(Options(fsync="never"), tmp_path) as queue:
         await queue.subscribe(TOPIC, GROUP)
         assert not queue.carries(TOPIC, GROUP)
+
+
+async def publish_until_full(queue: SqliteBroker) -> int:
+    for number in range(1000):
+        try:
+            await queue.publish([message(number, 100_000)])
+        except Full:
+            return number
+    raise AssertionError("it never was full")
+
+
+async def test_the_file_becomes_no_longer_than_it_may(tmp_path: Path) -> None:
+    most = 24 * 1024 * 1024
+    async with SqliteBroker(Options(most_bytes=most), tmp_path) as queue:
+        subscription = await queue.subscribe(TOPIC, GROUP)
+        assert 0.9 * most < await queue.free_bytes() <= most
+        published = await publish_until_full(queue)
+        assert 240 < published < 252
+        assert await queue.free_bytes() < 1024 * 1024
+        with pytest.raises(Full, match="most_bytes"):
+            await queue.ping()
+        taken: list[Delivery] = []
+        while len(taken) < published:
+            taken.extend(await subscription.take(100))
+        assert bodies(taken) == list(range(published)), "nothing of what was refused, all of what was not"
+        await subscription.ack(taken)
+        assert await queue.free_bytes() > 0.9 * most
+        await queue.ping()
+        await queue.publish([message(1, 100_000)])
+    assert (tmp_path / "broker.sqlite").stat().st_size <= most
+
+
+async def test_without_a_bound_the_disk_is_the_bound(tmp_path: Path) -> None:
+    async with broker(tmp_path) as queue:
+        assert await queue.free_bytes() > 0
+
+
+async def _left(folder: Path) -> list[tuple[int, bool, bool]]:
+    async with broker(folder) as queue:
+        subscription = await queue.subscribe(TOPIC, GROUP)
+        found = await subscription.take(100)
+        return [(int(one.message.body), one.redelivered, one.doubtful) for one in found]
+
+
+async def test_after_a_crash_only_what_may_not_have_been_done_is_doubtful(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of the file is what a crash would leave."""
+    monkeypatch.setattr("dicomnode_sqlite.broker._NOTED_EVERY_S", 0.0)
+    done = asyncio.Event()
+    async with broker(tmp_path) as queue:
+        subscription = await queue.subscribe(TOPIC, GROUP)
+        await queue.publish([message(0)])
+        queue._quickness = type(queue._quickness)(0)  # both at once
+        under_way = asyncio.create_task(queue.publish_beside([message(1)], done.wait()))
+        while not queue._topics[TOPIC].held:
+            await asyncio.sleep(0)
+        await queue.publish([message(2)])
+        await queue.publish_laden([message(3)], [b"bytes"])
+        await queue.publish([message(4)])
+        assert not any(one.doubtful for one in await subscription.take(100)), "what came straight here is sure"
+        await queue.ping()  # behind all that
+        (tmp_path / "crash").mkdir()
+        for name in ("broker.sqlite", "broker.sqlite-wal"):
+            (tmp_path / "crash" / name).write_bytes((tmp_path / name).read_bytes())
+        done.set()
+        await under_way
+    found = await _left(tmp_path / "crash")
+    assert [number for number, _, _ in found] == [0, 1, 2, 3, 4]
+    assert all(redelivered for _, redelivered, _ in found)
+    assert [number for number, _, doubtful in found if doubtful] == [1, 2, 3, 4]
+
+
+async def test_after_an_orderly_end_only_what_came_with_its_bytes_is_doubtful(tmp_path: Path) -> None:
+    async with broker(tmp_path) as queue:
+        await queue.subscribe(TOPIC, GROUP)
+        for number in range(3):
+            await queue.publish([message(number)])
+        await queue.publish_laden([message(3)], [b"bytes"])
+    for _ in range(2):
+        assert await _left(tmp_path) == [(0, True, False), (1, True, False), (2, True, False), (3, True, True)]
+
+
+async def test_what_could_not_be_withdrawn_stays_doubtful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail() -> None:
+        monkeypatch.setattr(queue, "_order", refuse)
+        raise OSError("no")
+
+    async def refuse(order: object) -> object:
+        raise Unavailable("sqlite", "away")
+
+    async with broker(tmp_path) as queue:
+        await queue.subscribe(TOPIC, GROUP)
+        await queue.publish([message(0)])
+        queue._quickness = type(queue._quickness)(0)  # both at once
+        with pytest.raises(OSError, match="no"):
+            await queue.publish_beside([message(1)], fail())
+        monkeypatch.undo()
+    assert await _left(tmp_path) == [(0, True, False), (1, True, True)]
