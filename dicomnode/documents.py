@@ -6,8 +6,10 @@ Everything here blocks, and is meant for threads. Several processes and people m
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
+import secrets
 import stat
 import threading
 from collections.abc import Iterator
@@ -21,6 +23,9 @@ from dicomnode.errors import Full, Unavailable
 SUFFIX = ".json"
 LONGEST_BYTES = 32 * 1024 * 1024
 
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
+_LOCK = ".lock"
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -90,8 +95,8 @@ class Documents:
         With `new`, return False and change nothing where there is something. Raises: Unavailable, Full.
         """
         path = self._path(tenant, file)
-        beside = path.with_name(f".{file}.new")
-        with self._lock, self._told():
+        beside = path.with_name(f".{file}.{secrets.token_hex(6)}")  # its own: other processes write here as well
+        with self._told():
             if new and path.exists():
                 return False
             self._make(path.parent)
@@ -100,13 +105,29 @@ class Documents:
                     opened.write(body)
                     opened.flush()
                     os.fsync(opened.fileno())
-                beside.replace(path)
-            except BaseException:
+                written = _put_new(beside, path) if new else beside.replace(path) is not None
+            finally:
                 with suppress(OSError):
                     beside.unlink(missing_ok=True)
-                raise
             _sync(path.parent)
-        return True
+        return written
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Have no other thread or process within this at the same time: to read a document and write it changed.
+
+        Raises: Unavailable.
+        """
+        with self._lock:
+            with self._told():
+                self._make(self.root)
+                lock = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                with self._told(), _unless_unknown():
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(lock)
 
     def delete(self, tenant: str, file: str) -> bool:
         """Have nothing under this name any more; return whether there was something. Raises: Unavailable."""
@@ -148,6 +169,29 @@ def file_of(name: str) -> str:
 def is_name(text: str) -> bool:
     """Tell whether a document may be given this name: 1 to 128 of A-Z a-z 0-9 . _ -, first a letter or digit."""
     return _NAME.fullmatch(text) is not None
+
+
+@contextmanager
+def _unless_unknown() -> Iterator[None]:
+    """Go on where the file system knows no locks."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def _put_new(beside: Path, path: Path) -> bool:
+    """Have what is `beside` at `path`, unless something is there; return whether nothing was."""
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        beside.replace(path)  # a file system without links: who looked a moment ago saw nothing there
+    return True
 
 
 def _documents(folder: Path) -> Iterator[Listed]:

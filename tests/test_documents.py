@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +116,41 @@ def test_a_full_disk_is_told_and_leaves_what_was(documents: Documents, monkeypat
         documents.write("home", "a.json", b"two")
     assert documents.read("home", "a.json") == b"one"
     assert [path.name for path in documents.root.iterdir()] == ["a.json"]
+
+
+def _race(root: Path, number: int) -> None:
+    """What each of several processes does at once: claim a name, and count in a document."""
+    documents = Documents(root, "home", "documents")
+    for turn in range(20):
+        if documents.write("home", f"claim-{turn}.json", str(number).encode(), new=True):
+            documents.write("home", f"won-{turn}-{number}.json", b"1")
+        with documents.alone():
+            count = int(documents.read("home", "count.json") or b"0")
+            documents.write("home", "count.json", str(count + 1).encode())
+        documents.write("home", "contended.json", bytes([number]) * 100_000)
+        found = documents.read("home", "contended.json") or b""
+        assert len(found) == 100_000
+        assert len(set(found)) == 1, "never a part of each"
+
+
+def test_several_processes_write_without_harm(documents: Documents) -> None:
+    program = f"import sys; sys.path.insert(0, {os.getcwd()!r}); from pathlib import Path; "
+    program += f"from tests.test_documents import _race; _race(Path({str(documents.root)!r}), int(sys.argv[1]))"
+    running = [subprocess.Popen([sys.executable, "-c", program, str(number)]) for number in range(4)]
+    assert [each.wait(30) for each in running] == [0, 0, 0, 0]
+    assert documents.read("home", "count.json") == b"80"
+    names = [one.file for one in documents.listed("home")]
+    assert len([name for name in names if name.startswith("won-")]) == 20, "each name is claimed once"
+    assert [path.name for path in documents.root.iterdir() if path.name.startswith(".")] == [".lock"]
+
+
+def test_without_links_and_locks_one_process_still_works(documents: Documents, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert documents.write("home", "a.json", b"one", new=True)
+    assert not documents.write("home", "a.json", b"two", new=True)
+    with documents.alone():
+        assert documents.read("home", "a.json") == b"one"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -85,7 +84,6 @@ class PerformedSteps:
     def __init__(self, documents: Documents, scheduled: Scheduled) -> None:
         self._documents = documents
         self._scheduled = scheduled
-        self._lock = threading.Lock()
 
     async def create(self, tenant: str, sop_instance_uid: str, attributes: Mapping[str, Any]) -> str:
         """Keep a step that begins, IN PROGRESS; return its UID, made up where `sop_instance_uid` is "".
@@ -150,7 +148,7 @@ class PerformedSteps:
         return _decoded(body)
 
     def _update(self, tenant: str, uid: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[str]]:
-        with self._lock:
+        with self._documents.alone():
             old = self._read(tenant, uid)
             if first_text(old, PERFORMED_STATUS) != Performed.IN_PROGRESS:
                 raise IsFinal(IsFinal.__doc__)

@@ -62,7 +62,7 @@ class Worklist:
         self._most = most
         self._known: dict[str, dict[str, _Read]] = {}
         self._full: set[str] = set()
-        self._reading, self._writing = threading.Lock(), threading.Lock()
+        self._reading = threading.Lock()
 
     async def search(self, tenant: str, query: ItemQuery, *, done: bool = False) -> Sequence[ScheduledStep]:
         """Return the entries that fit, by when their step begins.
@@ -123,7 +123,7 @@ class Worklist:
             file = file_of(name)
         step = parse_entry(name, file, attributes)
         body = _encoded(step.attributes)
-        with self._writing:
+        with self._documents.alone():
             new = self._documents.write(tenant, file, body, new=True)
             if not new:
                 self._documents.write(tenant, file, body)
@@ -134,7 +134,7 @@ class Worklist:
             raise NotFound("there is no such entry in the worklist")
 
     def _follow(self, tenant: str, identity: tuple[str, str], status: str) -> int:
-        with self._writing:
+        with self._documents.alone():
             steps = [step for step in self._entries(tenant) if step.identity == identity]
             for step in steps:
                 item = {**step.step, STEP_STATUS: {"vr": "CS", "Value": [status]}}
