@@ -6,13 +6,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
+from structlog.testing import capture_logs
 
 from dicomnode import metrics
 from dicomnode.errors import Unavailable
 from dicomnode.model.messages import DeadLetter
 from dicomnode.ports.broker import Barrier, Delivery, Message
 from dicomnode.roles import worker as module
-from dicomnode.roles.worker import Pace, Worker
+from dicomnode.roles.worker import Pace, Unreadable, Worker, read_all
 from dicomnode_memory.broker import MemoryBroker
 
 
@@ -125,3 +126,50 @@ async def test_what_was_taken_and_not_finished_is_not_acknowledged(tmp_path: Pat
         task.cancel()
         await asyncio.wait([task])
         assert (await broker.lag("t", "g")).messages == 1
+
+
+async def test_of_a_large_batch_the_one_at_fault_is_found_by_halves(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    class Counted(Hands):
+        async def __call__(self, deliveries: Sequence[Delivery]) -> None:
+            calls.append(len(deliveries))
+            await super().__call__(deliveries)
+
+    hands = Counted(lambda delivery, _: ValueError("odd") if delivery.message.body == b"170" else None)
+    async with MemoryBroker(MemoryBroker.Options(), tmp_path) as broker:
+        queue = await broker.subscribe("t", "g")
+        await broker.subscribe("t.dead", "operator")
+        task = asyncio.create_task(Worker(broker, queue, hands, Pace(256, 0.0, 1), "t").run())
+        with capture_logs():  # printing a traceback with such a batch takes its time
+            await _publish(broker, *(b"%d" % n for n in range(256)))
+        task.cancel()
+        await asyncio.wait([task])
+        assert (await broker.lag("t.dead", "operator")).messages == 1
+    assert hands.done == [b"%d" % n for n in range(256) if n != 170]
+    assert len(calls) == 17
+
+
+async def test_what_is_unreadable_is_laid_aside_at_once_and_the_others_are_worked_on_once(tmp_path: Path) -> None:
+    done: list[int] = []
+
+    async def take(deliveries: Sequence[Delivery]) -> None:
+        numbers, unreadable = read_all(deliveries, lambda delivery: int(delivery.message.body))
+        done.extend(numbers)
+        Unreadable.check(unreadable)
+
+    async with MemoryBroker(MemoryBroker.Options(), tmp_path) as broker:
+        queue = await broker.subscribe("t", "g")
+        letters = await broker.subscribe("t.dead", "operator")
+        task = asyncio.create_task(Worker(broker, queue, take, Pace(1000, 0.0, 5), "unread").run())
+        started = asyncio.get_running_loop().time()
+        await _publish(broker, *(b"%d" % n if n % 2 else b"no" for n in range(500)))
+        took = asyncio.get_running_loop().time() - started
+        task.cancel()
+        await asyncio.wait([task])
+        dead = await letters.take(1000)
+    assert done == [n for n in range(500) if n % 2]
+    assert len(dead) == 250
+    letter = msgspec.json.decode(dead[0].message.body, type=DeadLetter)
+    assert (letter.body, letter.attempts, letter.error.split(":")[0]) == ("no", 1, "ValueError")
+    assert took < 5, "no message was waited for"
