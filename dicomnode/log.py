@@ -59,6 +59,8 @@ def set_up(style: str, level: str) -> None:
     # These speak of every request or quote what a peer sent; our own events say what an operator needs.
     for chatty in ("aiohttp.access", "pynetdicom", "pydicom", "asyncio"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+    # It quotes the line of a request that is no HTTP, which may ask for a patient.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
 def drop_patient_data(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
