@@ -10,7 +10,19 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-ROLES = ("storescp", "server", "consumer")
+ROLES = ("storescp", "server", "consumer", "recorder", "transcoder")
+
+# What the usual viewers decode by themselves: what is not compressed, deflated, RLE, JPEG, JPEG-LS, JPEG 2000, HTJ2K.
+VIEWER_TRANSFER_SYNTAXES = tuple(
+    f"1.2.840.10008.1.2{suffix}"
+    for suffix in (
+        *("", ".1", ".2", ".1.99", ".5", ".4.50", ".4.51", ".4.57", ".4.70"),
+        *(".4.80", ".4.81", ".4.90", ".4.91", ".4.92", ".4.201", ".4.202", ".4.203"),
+    )
+)
+
+# What can be made of an object: the four that are not compressed. dicom/transcode makes them.
+TARGET_TRANSFER_SYNTAXES = tuple(f"1.2.840.10008.1.2{suffix}" for suffix in (".1", "", ".1.99", ".2"))
 
 DimseService = Literal["echo", "store", "find", "move", "get", "commit", "worklist", "mpps"]
 
@@ -85,6 +97,7 @@ class StoreScpTable(Table, frozen=True):
     accept_unknown_sop_classes: bool = True
     accept_private_transfer_syntaxes: bool = False
     user_identity: Literal["ignored", "checked", "required"] = "ignored"
+    reuse_port: bool = False
     tls: ServerTlsTable = ServerTlsTable()
     limits: LimitsTable = LimitsTable()
 
@@ -147,6 +160,9 @@ class ServerTable(Table, frozen=True):
     port: int = 8080
     public_url: str = ""
     accept_anyone: bool = False
+    reuse_port: bool = False
+    trusted_proxies: tuple[str, ...] = ()
+    access_log: bool = True
     auth: AuthTable = AuthTable()
     cors: CorsTable = CorsTable()
     limits: ServerLimitsTable = ServerLimitsTable()
@@ -168,6 +184,48 @@ class ConsumerTable(Table, frozen=True):
     linger_s: float = 0.1
     attempts: int = 5
     catch_up_s: float = 5.0
+
+
+class RecorderTable(Table, frozen=True):
+    """How rows come into the warehouse: so many at once, or what came in so many seconds."""
+
+    rows: int = 10_000
+    linger_s: float = 5.0
+    attempts: int = 5
+
+
+class TranscoderTable(Table, frozen=True):
+    """Which transfer syntaxes viewers show, and the one that everything else is kept in besides its own."""
+
+    viewer_transfer_syntaxes: tuple[str, ...] = VIEWER_TRANSFER_SYNTAXES
+    target: str = "1.2.840.10008.1.2.1"
+    at_once: int = 2
+    attempts: int = 3
+
+
+class OutboxTable(Table, frozen=True):
+    """The log on this machine that messages go through where the broker is elsewhere. Sizes in bytes, times in seconds.
+
+    `path` is empty for `<data_dir>/outbox.sqlite`.
+    """
+
+    path: str = ""
+    most_bytes: int = 8 * 1024 * 1024 * 1024
+    batch: int = 500
+    linger_s: float = 0.01
+
+
+class HealthTable(Table, frozen=True):
+    """A door of its own for /livez, /readyz and /metrics, in every process; with `port` -1 there is none."""
+
+    host: str = "127.0.0.1"
+    port: int = -1
+
+
+class PerformedTable(Table, frozen=True):
+    """Where performed procedure steps are kept. `folder` is empty for `<data_dir>/performed`."""
+
+    folder: str = ""
 
 
 class WorklistTable(Table, frozen=True):
@@ -215,7 +273,12 @@ class Config(Table, frozen=True):
     users: dict[str, UserTable] = {}
     server: ServerTable = ServerTable()
     ingest: IngestTable = IngestTable()
+    outbox: OutboxTable = OutboxTable()
     consumer: ConsumerTable = ConsumerTable()
+    recorder: RecorderTable = RecorderTable()
+    transcoder: TranscoderTable = TranscoderTable()
+    health: HealthTable = HealthTable()
+    performed: PerformedTable = PerformedTable()
     query: QueryTable = QueryTable()
     worklist: WorklistTable = WorklistTable()
     commitment: CommitmentTable = CommitmentTable()
@@ -223,6 +286,7 @@ class Config(Table, frozen=True):
     broker: PluginTable = PluginTable("sqlite")
     database: PluginTable = PluginTable("sqlite")
     cache: PluginTable = PluginTable("memory")
+    warehouse: PluginTable = PluginTable("duckdb")
 
 
 def parse_peer(text: str) -> PeerTable:

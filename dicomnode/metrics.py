@@ -31,6 +31,16 @@ INGEST_SECONDS = Histogram(
     registry=REGISTRY,
 )
 INDEXED = Counter("dicomnode_instances_indexed_total", "Objects indexed, by fate.", ["fate"], registry=REGISTRY)
+REPRESENTED = Counter(
+    "dicomnode_instances_converted_total",
+    "Objects for viewers that were converted, by outcome.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+RECORDED = Counter("dicomnode_rows_recorded_total", "Rows given to the warehouse.", ["table"], registry=REGISTRY)
+ACCESS_LOST = Counter(
+    "dicomnode_access_log_lost_total", "Requests answered and not in the access log.", registry=REGISTRY
+)
 QUEUE_LAG = Gauge("dicomnode_queue_lag_messages", "Messages not worked on.", ["topic", "group"], registry=REGISTRY)
 QUEUE_AGE = Gauge("dicomnode_queue_oldest_seconds", "Age of the oldest of them.", ["topic", "group"], registry=REGISTRY)
 HANDLER_SECONDS = Histogram(
@@ -52,6 +62,12 @@ HTTP_REQUESTS = Counter(
 STORAGE_FREE = Gauge("dicomnode_storage_free_bytes", "Bytes that the storage can still take.", registry=REGISTRY)
 STORAGE_LOW = Gauge(
     "dicomnode_storage_low", "Whether less is free than storescp.limits.storage_free.", registry=REGISTRY
+)
+OUTBOX_FREE = Gauge(
+    "dicomnode_outbox_free_bytes", "Bytes that the log before the broker can still take.", registry=REGISTRY
+)
+OUTBOX_LOW = Gauge(
+    "dicomnode_outbox_low", "Whether so little of it is free that senders are refused.", registry=REGISTRY
 )
 BACKEND_UP = Gauge("dicomnode_backend_up", "Whether a backend answered its last ping.", ["port"], registry=REGISTRY)
 COMMITMENTS = Counter(

@@ -102,7 +102,9 @@ async def open_rooms(
 
 
 @asynccontextmanager
-async def open_door(rooms: Rooms, table: ServerTable | None = None, tenant: str = "default") -> AsyncIterator[Server]:
+async def open_door(
+    rooms: Rooms, table: ServerTable | None = None, tenant: str = "default", **more: Any
+) -> AsyncIterator[Server]:
     """Have the web door open on a free port and serving."""
     server = Server(
         table or ServerTable(port=0),
@@ -115,6 +117,7 @@ async def open_door(rooms: Rooms, table: ServerTable | None = None, tenant: str 
         performed=rooms.performed,
         measure=rooms.measure,
         backends=rooms.backends(),
+        **more,
     )
     async with server:
         running = asyncio.create_task(server.run())

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from dicomnode import metrics, plug
+from dicomnode.backends import PORTS
 from dicomnode.cli.conformance.facts import facts_of
 from dicomnode.cli.main import COMMANDS
 from dicomnode.config import Config, PluginTable
-from dicomnode.node import PORTS
 from dicomnode.ports.cache import Cache
 
 ROOT = Path(__file__).parent.parent

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import sys
-from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from dicomnode import plug
+from dicomnode.backends import PORTS, Occupied, locked, make_openings
 from dicomnode.cli import loop
 from dicomnode.cli.options import config_of
 from dicomnode.cli.running_node import RunningNode
@@ -16,7 +18,8 @@ from dicomnode.config import Config
 from dicomnode.config_file import Faults
 from dicomnode.dimse import tls
 from dicomnode.errors import ConfigError, NodeError
-from dicomnode.node import PORTS, Occupied, opened
+from dicomnode.opening import Opening
+from dicomnode.ports.plugin import Plugin
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,11 +53,9 @@ def _plugin_faults(config: Config) -> list[ConfigError]:
 async def _pings(config: Config) -> dict[str, list[str]]:
     """Return the faults of each backend; of a node that is running, as it tells them itself."""
     try:
-        async with opened(config) as backends:
-            return {
-                port: [problem] if (problem := await _ping(plugin.ping)) else []
-                for port, plugin in backends.by_port().items()
-            }
+        with locked(Path(config.node.data_dir)):
+            openings = make_openings(config)
+            return dict(zip(openings, await asyncio.gather(*map(_opened, openings.values())), strict=True))
     except Occupied as occupied:
         try:
             return RunningNode.of(config).readiness()
@@ -64,12 +65,13 @@ async def _pings(config: Config) -> dict[str, list[str]]:
         return {"node": [str(error)]}
 
 
-async def _ping(ping: Callable[[], object]) -> str:
+async def _opened(opening: Opening[Plugin]) -> list[str]:
     try:
-        await ping()  # type: ignore[misc]
+        async with AsyncExitStack() as stack:
+            await (await opening.try_once(stack)).ping()
     except NodeError as error:
-        return str(error)
-    return ""
+        return [str(error)]
+    return []
 
 
 def _report(findings: dict[str, list[str]], *, as_json: bool) -> int:

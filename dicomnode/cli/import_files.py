@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dicomnode import log
+from dicomnode.backends import Occupied
 from dicomnode.cli import loop
 from dicomnode.cli.candidates import Candidate, found_in
 from dicomnode.cli.import_local import Told, import_local
@@ -19,7 +20,6 @@ from dicomnode.cli.running_node import RunningNode
 from dicomnode.config import Config
 from dicomnode.dicom.part10 import read_file_meta
 from dicomnode.errors import BadInstance
-from dicomnode.node import Occupied
 
 _HEAD = 64 * 1024
 

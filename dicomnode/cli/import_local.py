@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import IO
 
+from dicomnode.backends import Backends, is_remote, opened
 from dicomnode.cli.candidates import Candidate
 from dicomnode.cli.import_tally import Outcome
 from dicomnode.cli.offline import indexing
@@ -14,10 +15,10 @@ from dicomnode.config import Config
 from dicomnode.dicom.part10 import FileMeta, read_file_meta
 from dicomnode.errors import BadInstance
 from dicomnode.model.instance import Arrival, Door
-from dicomnode.node import Backends, opened
-from dicomnode.services.ingest import Ingest
+from dicomnode.node import make_ingest
 
 _AT_ONCE = 8
+_PORTS = ("storage", "broker", "database")
 _HELD = 4 * 1024 * 1024
 _DICOMDIR = "1.2.840.10008.1.3.10"
 
@@ -26,7 +27,8 @@ Told = Callable[[Candidate, Outcome, str], None]
 
 async def import_local(config: Config, candidates: Iterator[Candidate], told: Told) -> None:
     """Take in every candidate and index it; call `told` with what became of each. Raises: ConfigError, PluginError."""
-    async with opened(config) as backends, indexing(config, backends):
+    ports = _PORTS if is_remote(config) else (*_PORTS, "warehouse")
+    async with opened(config, ports) as backends, indexing(config, backends):
         await _Importer(config, backends).take_all(candidates, told)
 
 
@@ -35,7 +37,7 @@ class _Importer:
         self._tenant = config.node.tenant
         self._most = config.server.limits.part
         self._database = backends.database
-        self._ingest = Ingest(backends.storage, backends.broker, config.ingest)
+        self._ingest = make_ingest(config, backends)
 
     async def take_all(self, candidates: Iterator[Candidate], told: Told) -> None:
         slots = asyncio.Semaphore(_AT_ONCE)

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "commit": ("dicomnode.cli.commit", "ask a peer whether it keeps objects (storage commitment)"),
     "worklist": ("dicomnode.cli.worklist", "ask a peer what is scheduled (Modality Worklist)"),
     "passcode": ("dicomnode.cli.passcode", "print a passcode as [users] should keep it"),
+    "warehouse": ("dicomnode.cli.warehouse", "count what was received and asked for; print the tables' statements"),
     "sweep": ("dicomnode.cli.sweep", "index again what storage has and the database lacks"),
     "conformance": ("dicomnode.cli.conformance.command", "write the DICOM conformance statement of this configuration"),
     "fsck": ("dicomnode.cli.fsck", "compare storage and database, both ways"),

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dicomnode import plug
+from dicomnode.backends import CAPABILITIES, PORTS
 from dicomnode.errors import ConfigError
-from dicomnode.node import CAPABILITIES, PORTS
 
 
 class Listed(msgspec.Struct, frozen=True):

@@ -52,6 +52,14 @@ class RunningNode:
         told = json.loads(body)
         return {name: [] if state["up"] else [str(state["problem"])] for name, state in told["backends"].items()}
 
+    def statistics(self, by: str, since: str, until: str, limit: int) -> dict[str, Any]:
+        """Return what it counted. Raises: PeerError, Refused, NodeError."""
+        query = f"by={quote(by)}&since={quote(since)}&until={quote(until)}&limit={limit}"
+        status, body = self._exchange("GET", f"/api/v1/statistics?{query}", {})
+        _expect(status == 200, status, body)
+        counted: dict[str, Any] = json.loads(body)
+        return counted
+
     def known(self, sop_instance_uids: Sequence[str]) -> set[str]:
         """Return those of `sop_instance_uids` that it holds. Raises: PeerError, Refused."""
         query = f"SOPInstanceUID={quote(','.join(sop_instance_uids), safe=',')}&limit={len(sop_instance_uids)}"

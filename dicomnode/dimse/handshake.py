@@ -60,8 +60,8 @@ class SecureServer:
         self._accepting: list[asyncio.Task[None]] = []
         self._shaking: set[_Handshake] = set()
 
-    async def open(self, host: str, port: int, backlog: int) -> None:
-        """Listen on every address of `host`. Raises: OSError."""
+    async def open(self, host: str, port: int, backlog: int, *, reuse_port: bool = False) -> None:
+        """Listen on every address of `host`, beside other processes with `reuse_port`. Raises: OSError."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, _, _, _, address in dict.fromkeys(found):
@@ -69,6 +69,8 @@ class SecureServer:
             self._sockets.append(listening)
             listening.setblocking(False)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:

@@ -25,6 +25,7 @@ from dicomnode.errors import ConfigError
 _log = log.get(__name__)
 _BACKLOG = 1024
 _DAYS_OF_WARNING = 30
+_SHARED = "storescp.reuse_port = true in every process that serves it"
 
 
 class Listener:
@@ -54,14 +55,16 @@ class Listener:
         if table.tls.port >= 0:
             server = SecureServer(self, await self._secure(), self.limits.artim_s, self._connected)
             try:
-                await server.open(table.host, table.tls.port, _BACKLOG)
+                await server.open(table.host, table.tls.port, _BACKLOG, reuse_port=table.reuse_port)
             except OSError as error:
                 raise _unbindable("storescp.tls.port", table.tls.port, table.host, error) from error
             self._tls_server = server
         if table.port >= 0:
             loop = asyncio.get_running_loop()
             try:
-                self._server = await loop.create_server(self._connected, table.host, table.port, backlog=_BACKLOG)
+                self._server = await loop.create_server(
+                    self._connected, table.host, table.port, backlog=_BACKLOG, reuse_port=table.reuse_port or None
+                )
             except OSError as error:
                 if self._tls_server is not None:
                     self._tls_server.close()
@@ -172,7 +175,8 @@ def _address_of(server: asyncio.Server | SecureServer) -> tuple[str, int]:
 
 def _unbindable(path: str, port: int, host: str, error: OSError) -> ConfigError:
     if error.errno == errno.EADDRINUSE:
-        return ConfigError(path, f"{port} is in use by another program", f"set another with --set {path}=…")
+        hint = f"set another with --set {path}=…; or {_SHARED}"
+        return ConfigError(path, f"{port} is in use by another program", hint)
     if error.errno == errno.EACCES:
         return ConfigError(path, f"{port} may not be opened by this user")
     return ConfigError("storescp.host", f"{host} is no address of this machine")

@@ -1,4 +1,4 @@
-"""The role that indexes what the doors have taken in."""
+"""The role that indexes what the doors have taken in, and tells the others."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from typing import Self
 from dicomnode.config import ConsumerTable
 from dicomnode.model.messages import INDEXING_GROUP, STORAGE_QUEUE, dead_topic, decode_object_meta
 from dicomnode.ports.broker import Broker, Carrier, Delivery
-from dicomnode.roles.worker import Pace, Worker
-from dicomnode.services.index import Index, Received
+from dicomnode.ports.safekeeping import Received
+from dicomnode.roles.worker import Pace, Unreadable, Worker, read_all
+from dicomnode.services.announce import Announce
+from dicomnode.services.index import Index
 
 
 class Consumer:
-    """Read `storage_queue`, index. `queues` are the topics it answers for, each with the group that reads it."""
+    """Read `storage_queue`, index, announce. `queues`: what it answers for, each topic with the group that reads it."""
 
     name = "consumer"
     address = ""
     queues = ((STORAGE_QUEUE, INDEXING_GROUP), (dead_topic(STORAGE_QUEUE), "operator"))
 
-    def __init__(self, table: ConsumerTable, broker: Broker, index: Index) -> None:
+    def __init__(self, table: ConsumerTable, broker: Broker, index: Index, announce: Announce | None = None) -> None:
         self._pace = Pace(table.batch, table.linger_s, table.attempts)
         self._broker = broker
         self._carrier = broker if isinstance(broker, Carrier) else None
         self._index = index
+        self._announce = announce
         self._worker: Worker | None = None
 
     async def __aenter__(self) -> Self:
@@ -47,12 +50,16 @@ class Consumer:
         await self._worker.run()
 
     async def _take_in(self, deliveries: Sequence[Delivery]) -> None:
-        await self._index.take_in([self._received(delivery) for delivery in deliveries])
+        received, unreadable = read_all(deliveries, self._received)
+        fates = await self._index.take_in(received)
+        if self._announce is not None:
+            await self._announce.tell([each.meta for each in received], fates)
+        Unreadable.check(unreadable)
 
     def _received(self, delivery: Delivery) -> Received:
         carrier = self._carrier if delivery.laden else None
         return Received(
             decode_object_meta(delivery.message.body),
-            delivery.redelivered,
+            delivery.doubtful,
             partial(carrier.cargo, delivery) if carrier else None,
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
 import msgspec
 
 from dicomnode.model.query import Location
+from dicomnode.model.representation import original_of, sealed
 from dicomnode.ports.audit import sha256_of, study_of
 from dicomnode.ports.database import Database
 from dicomnode.ports.storage import Storage
@@ -16,13 +17,16 @@ class Checked(msgspec.Struct, frozen=True):
     """What the comparison found, each a tuple of storage keys.
 
     missing: indexed, but not in storage. damaged: of another size or digest than indexed. unknown: in storage, but not
-    indexed (`sweep` mends that).
+    indexed (`sweep` mends that). orphans: forms in other transfer syntaxes whose object is gone, or that nobody
+    finished; they take room and do no harm. `representations` are the forms that are whole.
     """
 
     objects: int
     missing: tuple[str, ...]
     damaged: tuple[str, ...]
     unknown: tuple[str, ...]
+    representations: int = 0
+    orphans: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -48,12 +52,37 @@ class Fsck:
             held = {stored.key: stored.size async for stored in self._storage.list(f"{study}/")}
             for location in locations:
                 told()
-                await self._compare(location, held.pop(location.key, None), found, digests=digests)
-            found.unknown.extend(held)
+                await self._compare(location, held.get(location.key), found, digests=digests)
+            indexed = {location.key for location in locations}
+            found.unknown.extend(key for key in held if key not in indexed and not original_of(key))
+            await self._compare_forms(held, indexed, found, digests=digests)
         async for stored in self._storage.list():
             if study_of(stored.key) not in studies:
-                found.unknown.append(stored.key)
-        return Checked(found.objects, tuple(found.missing), tuple(found.damaged), tuple(found.unknown))
+                await self._judge_stray(stored.key, found)
+        return found.checked()
+
+    async def _compare_forms(
+        self, held: Mapping[str, int], indexed: Collection[str], found: _Found, *, digests: bool
+    ) -> None:
+        """Judge the forms, in other transfer syntaxes, among what is `held` of a study."""
+        originals = {key: original for key in held if (original := original_of(key))}
+        whole: set[str] = set()
+        for form in sealed({key: held[key] for key in originals}):
+            whole |= {form.key, form.seal}
+            found.representations += 1
+            if digests and await sha256_of(self._storage, form.key, form.data_set_offset) != form.sha256:
+                found.damaged.append(form.key)
+        for key, original in originals.items():
+            if key not in whole or (original not in held and original not in indexed):
+                found.orphans.append(key)
+
+    async def _judge_stray(self, key: str, found: _Found) -> None:
+        """Judge what is of no study that the index knows."""
+        original = original_of(key)
+        if not original:
+            found.unknown.append(key)
+        elif await self._storage.size(original) is None:
+            found.orphans.append(key)
 
     async def _compare(self, location: Location, size: int | None, found: _Found, *, digests: bool) -> None:
         found.objects += 1
@@ -74,6 +103,19 @@ class _Found:
         self.missing: list[str] = []
         self.damaged: list[str] = []
         self.unknown: list[str] = []
+        self.orphans: list[str] = []
+        self.representations = 0
+
+    def checked(self) -> Checked:
+        """Return it."""
+        return Checked(
+            self.objects,
+            tuple(self.missing),
+            tuple(self.damaged),
+            tuple(self.unknown),
+            self.representations,
+            tuple(self.orphans),
+        )
 
 
 async def _by_study(database: Database) -> AsyncIterator[tuple[str, list[Location]]]:

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from itertools import groupby
-
-import msgspec
 
 from dicomnode import log, metrics
 from dicomnode.dicom.matching import columns
-from dicomnode.errors import PluginError, Unavailable
 from dicomnode.model.entry import Entry, Fate, Policy
 from dicomnode.model.messages import DicomObjectMeta
-from dicomnode.ports.audit import sha256_of
 from dicomnode.ports.database import Database
-from dicomnode.ports.storage import Deferring, Storage
+from dicomnode.ports.safekeeping import Received, Safekeeping
+from dicomnode.ports.storage import Storage
 
 _LOG = log.get("index")
-
-
-class Received(msgspec.Struct, frozen=True):
-    """A message to be indexed; `suspect`: a crash came between, so the object may not be whole.
-
-    `cargo`: gives the object's bytes, which are durable with the message and perhaps not yet in the storage.
-    """
-
-    meta: DicomObjectMeta
-    suspect: bool = False
-    cargo: Callable[[], Awaitable[bytes | None]] | None = None
 
 
 class Index:
@@ -37,7 +23,7 @@ class Index:
     def __init__(self, database: Database, storage: Storage, policy: Policy) -> None:
         self._database = database
         self._storage = storage
-        self._deferring = storage if isinstance(storage, Deferring) else None
+        self._safekeeping = Safekeeping(storage)
         self._policy = policy
 
     async def take_in(self, received: Sequence[Received]) -> Sequence[Fate | None]:
@@ -48,8 +34,7 @@ class Index:
 
         Raises: Unavailable, Full: nothing was indexed.
         """
-        whole = [not item.suspect or await self._is_whole(item) for item in received]
-        await self._settle([item for item in received if item.cargo is not None])
+        whole = await self._safekeeping.keep(received)
         entries = [_entry(item.meta) for item, kept in zip(received, whole, strict=True) if kept]
         fates = await self._database.index(entries, self._policy) if entries else ()
         repeats = [entry for entry, fate in zip(entries, fates, strict=True) if fate is Fate.DUPLICATE]
@@ -73,44 +58,6 @@ class Index:
                         break
                 else:
                     _LOG.error("object.missing", kept_instead=entry.key, hint="dicomnode fsck tells what else is")
-
-    async def _settle(self, laden: Sequence[Received]) -> None:
-        """Have every object durable in the storage whose bytes so far are so with its message."""
-        if not laden:
-            return
-        try:
-            if self._deferring is None:
-                raise Unavailable("storage", "it keeps at once, and messages of another one came with bytes")
-            await self._deferring.settle([item.meta.file_path for item in laden])
-        except PluginError as error:
-            # What is in memory is not on the disk, and reading it would not tell.
-            _LOG.warning("storage.unsettled", error=str(error), objects=len(laden))
-            for item in laden:
-                await self._restore(item)
-
-    async def _restore(self, item: Received) -> bool:
-        """Put an object anew from the bytes of its message; return whether there were any."""
-        cargo = await item.cargo() if item.cargo is not None else None
-        if cargo is None:
-            return False
-        await self._storage.delete([item.meta.file_path])
-        await self._storage.put(item.meta.file_path, (cargo,))
-        metrics.INDEXED.labels("restored").inc()
-        return True
-
-    async def _is_whole(self, item: Received) -> bool:
-        """Tell whether the object is kept as the message says; what is not was never acknowledged to its sender."""
-        meta = item.meta
-        whole = (
-            await self._storage.size(meta.file_path) == meta.file_size
-            and await sha256_of(self._storage, meta.file_path, meta.data_set_offset) == meta.sha256
-        ) or await self._restore(item)
-        if not whole:
-            _LOG.warning(
-                "object.dropped", key=meta.file_path, reason="a crash left it incomplete; it was never acknowledged"
-            )
-            metrics.INDEXED.labels("incomplete").inc()
-        return whole
 
 
 def _folder(entry: Entry) -> str:

@@ -17,18 +17,40 @@ from dicomnode.dicom.part10 import write_file_meta
 from dicomnode.dicom.uid import component
 from dicomnode.errors import BadInstance, Full, Mismatch, PluginError
 from dicomnode.model.instance import Arrival, Header, Stored, receipt_id
-from dicomnode.model.messages import INDEXING_GROUP, LOG_QUEUE, STORAGE_QUEUE, DicomObjectMeta, encode, object_meta
+from dicomnode.model.messages import (
+    INDEXING_GROUP,
+    LOG_QUEUE,
+    STORAGE_QUEUE,
+    DicomObjectMeta,
+    encode,
+    object_meta,
+    without_attributes,
+)
+from dicomnode.model.viewers import Viewers
 from dicomnode.ports.broker import Broker, Carrier, Message, Overlap
 from dicomnode.ports.storage import Buffer, Deferring, Storage
 
 # Below this the hash takes less time than starting the write as a task of its own would.
 _HASH_BESIDE_WRITE = 64 * 1024
+_VIEWERS = Viewers()
 
 
 class Ingest:
-    """Take objects in, whichever door they came through."""
+    """Take objects in, whichever door they came through. What `viewers` do not show is marked to be converted.
 
-    def __init__(self, storage: Storage, broker: Broker, table: IngestTable) -> None:
+    `reader` is the group that takes the messages from `broker`.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        broker: Broker,
+        table: IngestTable,
+        viewers: Viewers = _VIEWERS,
+        reader: str = INDEXING_GROUP,
+    ) -> None:
+        self._reader = reader
+        self._asking = viewers.asking
         self._storage = storage
         self._broker = broker
         self._overlap = broker if isinstance(broker, Overlap) else None
@@ -86,7 +108,7 @@ class Ingest:
         carrier, storage = self._carrier, self._deferring
         if size > self._carried or carrier is None or storage is None or not storage.defers:
             return None
-        return (carrier, storage) if carrier.carries(STORAGE_QUEUE, INDEXING_GROUP) else None
+        return (carrier, storage) if carrier.carries(STORAGE_QUEUE, self._reader) else None
 
     async def _keep_with_message(
         self, arrival: Arrival, header: Header, data_set: Buffer, digest: Digest, to: tuple[Carrier, Deferring]
@@ -94,7 +116,7 @@ class Ingest:
         """Have the bytes durable with the message; the index sees to it that the file is, before the message goes."""
         carrier, storage = to
         key, prefix = _key(arrival, header), _prefix(arrival, header)
-        meta = object_meta(arrival, header, key, len(prefix), len(data_set), digest.finish(data_set))
+        meta = self._asking(object_meta(arrival, header, key, len(prefix), len(data_set), digest.finish(data_set)))
         await storage.put_soon(key, (prefix, data_set))
         try:
             await carrier.publish_laden(_messages(meta), (prefix, data_set))
@@ -110,7 +132,7 @@ class Ingest:
         if len(data_set) > _HASH_BESIDE_WRITE:
             put = asyncio.ensure_future(self._storage.put(key, (prefix, data_set)))
             await asyncio.sleep(0)  # the write is under way in its thread while the digest is made here
-        meta = object_meta(arrival, header, key, len(prefix), len(data_set), digest.finish(data_set))
+        meta = self._asking(object_meta(arrival, header, key, len(prefix), len(data_set), digest.finish(data_set)))
         await self._announce_beside(meta, put or self._storage.put(key, (prefix, data_set)))
         return _stored(header, meta)
 
@@ -119,7 +141,7 @@ class Ingest:
         digest = hashlib.sha256()
         await asyncio.to_thread(digest.update, head)
         size = await self._storage.put(key, (prefix, head), _hashed(rest, digest))
-        meta = object_meta(arrival, header, key, len(prefix), size - len(prefix), digest.hexdigest())
+        meta = self._asking(object_meta(arrival, header, key, len(prefix), size - len(prefix), digest.hexdigest()))
         await self._announce(meta)
         return _stored(header, meta)
 
@@ -202,8 +224,10 @@ def _prefix(arrival: Arrival, header: Header) -> bytes:
 
 
 def _messages(meta: DicomObjectMeta) -> Sequence[Message]:
-    body = encode(meta)
-    return Message(STORAGE_QUEUE, meta.study_uid, body), Message(LOG_QUEUE, meta.study_uid, body)
+    return (
+        Message(STORAGE_QUEUE, meta.study_uid, encode(meta)),
+        Message(LOG_QUEUE, meta.study_uid, encode(without_attributes(meta))),
+    )
 
 
 def _stored(header: Header, meta: DicomObjectMeta) -> Stored:

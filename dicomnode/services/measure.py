@@ -14,11 +14,12 @@ _MOST_S = 1.0
 
 
 class Measure:
-    """Tell Prometheus the lag of each of `queues`: topics, each with the group that works on it."""
+    """Tell Prometheus the lag of each of `queues`: topics, each with its group; and what `also` tells."""
 
-    def __init__(self, broker: Broker, queues: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, broker: Broker, queues: Sequence[tuple[str, str]], also: Measure | None = None) -> None:
         self._broker = broker
         self._queues = queues
+        self._also = also
         self._asking: dict[tuple[str, str], asyncio.Task[Lag]] = {}
 
     async def refresh(self) -> None:
@@ -31,6 +32,8 @@ class Measure:
             await asyncio.wait(tasks, timeout=_MOST_S)
         for queue, task in zip(self._queues, tasks, strict=True):
             _tell(queue, _lag(task))
+        if self._also is not None:
+            await self._also.refresh()
 
     def _ask(self, queue: tuple[str, str]) -> asyncio.Task[Lag]:
         task = self._asking.get(queue)

@@ -18,6 +18,8 @@ from dicomnode.dicom.transfer_syntax import TransferSyntax
 from dicomnode.errors import BadInstance, BadRequest, Corrupt, NotFound
 from dicomnode.model.attributes import Level
 from dicomnode.model.query import Location, Match, OneOf, Query
+from dicomnode.model.representation import Representation
+from dicomnode.ports.audit import representations
 from dicomnode.ports.database import Database
 from dicomnode.ports.storage import Storage
 
@@ -27,6 +29,7 @@ _LONGEST_HEAD = 64 * 1024 * 1024
 _LARGEST_FRAME = 1024 * 1024 * 1024
 _FRESH_S = 2.0
 _LOCATIONS = 10_000
+_FORMS_AT_ONCE = 16
 _INDICES = 2_000
 _INDEXED_FRAMES = 4_000_000
 
@@ -71,6 +74,7 @@ class Retrieve:
         self._database = database
         self._caught_up = caught_up
         self._locations: OrderedDict[tuple[str, str, str, str], tuple[float, Location]] = OrderedDict()
+        self._forms: OrderedDict[str, tuple[float, tuple[Representation, ...]]] = OrderedDict()
         self._indices: OrderedDict[str, FrameIndex] = OrderedDict()
         self._indexed_frames = 0
         self._indexing: dict[str, asyncio.Task[FrameIndex]] = {}
@@ -96,6 +100,48 @@ class Retrieve:
         if len(self._locations) > _LOCATIONS:
             self._locations.popitem(last=False)
         return location
+
+    async def suited(self, locations: Sequence[Location], takes: Callable[[str], bool]) -> Sequence[Location]:
+        """Return `locations`, and instead of each whose transfer syntax is not taken that of a form which is.
+
+        Where there is no such form the original stays. Nothing is asked of the storage while all are taken.
+        Raises: Unavailable.
+        """
+        if all(map(takes, {location.transfer_syntax_uid for location in locations})):
+            return locations
+        suited: list[Location] = []
+        for start in range(0, len(locations), _FORMS_AT_ONCE):
+            batch = locations[start : start + _FORMS_AT_ONCE]
+            suited.extend(await asyncio.gather(*(self._suited(location, takes) for location in batch)))
+        return suited
+
+    async def _suited(self, location: Location, takes: Callable[[str], bool]) -> Location:
+        if takes(location.transfer_syntax_uid):
+            return location
+        for form in await self._forms_of(location.key):
+            if takes(form.transfer_syntax_uid):
+                return msgspec.structs.replace(
+                    location,
+                    key=form.key,
+                    transfer_syntax_uid=form.transfer_syntax_uid,
+                    size=form.size,
+                    data_set_offset=form.data_set_offset,
+                    sha256=form.sha256,
+                )
+        return location
+
+    async def _forms_of(self, key: str) -> tuple[Representation, ...]:
+        """Return the whole forms of the object under `key`, from memory for two seconds. Raises: Unavailable."""
+        now = time.monotonic()
+        known = self._forms.get(key)
+        if known is not None and now < known[0]:
+            return known[1]
+        forms = await representations(self._storage, key)
+        self._forms[key] = (now + _FRESH_S, forms)
+        self._forms.move_to_end(key)
+        if len(self._forms) > _LOCATIONS:
+            self._forms.popitem(last=False)
+        return forms
 
     async def select(self, chosen: Chosen, most: int) -> Sequence[Location]:
         """Return where each instance that is wanted is kept, study by study in order; none is no error.

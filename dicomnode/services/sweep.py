@@ -15,7 +15,9 @@ from dicomnode.dicom.part10 import FileMeta, read_file_meta
 from dicomnode.dicom.whole import HEADER, ends_whole
 from dicomnode.errors import BadInstance, NotFound
 from dicomnode.model.instance import Arrival, Door, Header
-from dicomnode.model.messages import STORAGE_QUEUE, encode, object_meta
+from dicomnode.model.messages import LOG_QUEUE, STORAGE_QUEUE, DicomObjectMeta, encode, object_meta, without_attributes
+from dicomnode.model.query import Location
+from dicomnode.model.viewers import Viewers
 from dicomnode.ports.audit import objects, sha256_of
 from dicomnode.ports.broker import Broker, Message
 from dicomnode.ports.database import Database
@@ -23,8 +25,10 @@ from dicomnode.ports.storage import Storage, StoredObject
 
 _LOG = log.get("sweep")
 _CHUNK = 1024 * 1024
+_HEAD = 128 * 1024
 _MOST_HEADER = 64 * _CHUNK
 _WINDOW = 4096
+_VIEWERS = Viewers()
 
 
 class Swept(msgspec.Struct, frozen=True):
@@ -38,10 +42,11 @@ class Swept(msgspec.Struct, frozen=True):
 class Sweep:
     """Make lost messages again."""
 
-    def __init__(self, storage: Storage, broker: Broker, database: Database) -> None:
+    def __init__(self, storage: Storage, broker: Broker, database: Database, viewers: Viewers = _VIEWERS) -> None:
         self._storage = storage
         self._broker = broker
         self._database = database
+        self._viewers = viewers
 
     async def run(self, told: Callable[[], object] = lambda: None) -> Swept:
         """Publish a message for each whole object that the index does not know; return what was found.
@@ -72,13 +77,34 @@ class Sweep:
             digest = await sha256_of(self._storage, stored.key, meta.data_set_offset)
         except (BadInstance, NotFound):
             return None
-        tenant, offset = stored.key.split("/", 1)[0], meta.data_set_offset
-        arrival = Arrival(tenant, Door.SWEEP, meta.transfer_syntax_uid, source_aet=meta.source_aet)
-        told = object_meta(arrival, header, stored.key, offset, stored.size - offset, digest)
+        told = self._told(stored, meta, header, digest)
         return Message(STORAGE_QUEUE, header.study_uid, encode(told))
 
+    async def tell_again(self, location: Location) -> bool:
+        """Publish what was published when an indexed object came in; return whether it is there and can be read.
+
+        It is not read whole: its digest is the index's. Idempotent. Raises: Unavailable, Full.
+        """
+        size = await self._storage.size(location.key)
+        if size is None:
+            return False
+        stored = StoredObject(location.key, size)
+        try:
+            meta, header = await self._read_head(stored)
+        except (BadInstance, NotFound):
+            return False
+        told = self._told(stored, meta, header, location.sha256)
+        row = Message(LOG_QUEUE, told.study_uid, encode(without_attributes(told)))
+        await self._broker.publish((Message(STORAGE_QUEUE, told.study_uid, encode(told)), row))
+        return True
+
+    def _told(self, stored: StoredObject, meta: FileMeta, header: Header, digest: str) -> DicomObjectMeta:
+        tenant, offset = stored.key.split("/", 1)[0], meta.data_set_offset
+        arrival = Arrival(tenant, Door.SWEEP, meta.transfer_syntax_uid, source_aet=meta.source_aet)
+        return self._viewers.asking(object_meta(arrival, header, stored.key, offset, stored.size - offset, digest))
+
     async def _read_head(self, stored: StoredObject) -> tuple[FileMeta, Header]:
-        size = _CHUNK
+        size = _HEAD
         while True:
             head = await self._storage.read(stored.key, 0, size)
             complete = len(head) == stored.size

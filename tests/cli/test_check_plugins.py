@@ -13,7 +13,7 @@ def test_a_sound_configuration_is_told_so(tmp_path: Path, capsys: pytest.Capture
     told = json.loads(capsys.readouterr().out)
     assert told == {
         "sound": True,
-        "findings": {"configuration": [], "storage": [], "broker": [], "database": [], "cache": []},
+        "findings": {"configuration": [], "storage": [], "broker": [], "database": [], "cache": [], "warehouse": []},
     }
 
 
@@ -37,7 +37,7 @@ def test_plugins_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "--json"]) == 0
     listed = {(row["port"], row["name"]): row for row in json.loads(capsys.readouterr().out)}
     assert set(listed["storage", "files"]["capabilities"]) == {"LocalPath", "FreeSpace", "Deferring"}
-    assert set(listed["broker", "sqlite"]["capabilities"]) == {"Overlap", "Carrier", "Barrier"}
+    assert set(listed["broker", "sqlite"]["capabilities"]) == {"Overlap", "Carrier", "Barrier", "FreeSpace"}
     assert all(not row["problem"] for row in listed.values())
 
 

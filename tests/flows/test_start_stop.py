@@ -20,7 +20,7 @@ def test_ready_names_every_door(node: Running) -> None:
     assert node.addresses["server"].startswith("http://127.0.0.1:")
     status, body = node.get("/readyz")
     assert status == 200
-    assert set(json.loads(body)["backends"]) == {"storage", "broker", "database", "cache"}
+    assert set(json.loads(body)["backends"]) == {"storage", "broker", "database", "cache", "warehouse"}
 
 
 def test_sigterm_ends_with_0_and_keeps_what_was_received(start: Callable[..., Running], tmp_path: Path) -> None:

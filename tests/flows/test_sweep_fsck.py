@@ -12,8 +12,8 @@ from tests.flows.running import Running, dicomnode, sets
 from tests.flows.send import instances, stow
 
 
-def _filled(start: Callable[..., Running], count: int) -> Path:
-    node = start()
+def _filled(start: Callable[..., Running], count: int, *options: str) -> Path:
+    node = start(*options)
     for number in range(count):
         assert stow(node, part10(make(InstanceNumber=number)))[0] == 200
     assert len(instances(node)) == count
@@ -33,8 +33,8 @@ def test_an_index_that_is_gone_is_made_again(start: Callable[..., Running]) -> N
         file.unlink()
     code, checked = _told("fsck", folder)
     assert (code, len(checked["unknown"])) == (1, 6)
-    assert _told("sweep", folder) == (0, {"objects": 6, "published": 6, "incomplete": []})
-    assert _told("sweep", folder) == (0, {"objects": 6, "published": 0, "incomplete": []})
+    assert _told("sweep", folder) == (0, {"objects": 6, "published": 6, "incomplete": [], "recorded": 0})
+    assert _told("sweep", folder) == (0, {"objects": 6, "published": 0, "incomplete": [], "recorded": 0})
     assert _told("fsck", folder, "--digests")[0] == 0
     assert len(instances(start(data_dir=folder))) == 6
 
@@ -44,6 +44,22 @@ def test_repair_sweeps_first(start: Callable[..., Running]) -> None:
     for file in folder.glob("index.sqlite*"):
         file.unlink()
     assert _told("fsck", folder, "--repair")[0] == 0
+
+
+def test_an_archive_from_before_there_was_a_warehouse_is_filled_in(start: Callable[..., Running]) -> None:
+    folder = _filled(start, 5, "warehouse.use=off")
+    code, checked = _told("fsck", folder, "--set", "warehouse.use=off")
+    assert (code, checked["unrecorded"], list(checked["counts"])) == (0, 0, ["database"])
+    told = dicomnode("fsck", *sets(folder))
+    assert told.returncode == 1
+    assert "5 unrecorded (indexed, but not in the warehouse: dicomnode fsck --repair)" in told.stdout
+    assert "5 instances" in told.stdout
+    assert "warehouse: 0 dicom_object_meta" in told.stdout
+    assert _told("sweep", folder) == (0, {"objects": 5, "published": 0, "incomplete": [], "recorded": 5})
+    code, checked = _told("fsck", folder)
+    assert (code, checked["unrecorded"], checked["sound"]) == (0, 0, True)
+    counts = checked["counts"]["warehouse"]
+    assert (counts["dicom_object_meta"], counts["dicom_image_meta"]) == (5, 5), "and what the archive says of them"
 
 
 def test_half_a_file_is_never_indexed(start: Callable[..., Running]) -> None:

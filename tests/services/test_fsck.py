@@ -7,6 +7,7 @@ from pathlib import Path
 from dicomnode.model.entry import Entry, Policy
 from dicomnode.model.instance import Fragments
 from dicomnode.model.query import Location
+from dicomnode.model.representation import Representation, form_key
 from dicomnode.services.fsck import Fsck
 from dicomnode_memory.database import MemoryDatabase
 from dicomnode_memory.storage import MemoryStorage
@@ -80,3 +81,42 @@ async def test_nothing_is_sound(tmp_path: Path) -> None:
     storage = MemoryStorage(MemoryStorage.Options(), tmp_path)
     database = MemoryDatabase(MemoryDatabase.Options(), tmp_path)
     assert (await Fsck(storage, database).run(digests=True)).sound
+
+
+async def test_forms_in_other_transfer_syntaxes_are_no_objects(tmp_path: Path) -> None:
+    storage = MemoryStorage(MemoryStorage.Options(), tmp_path)
+    database = MemoryDatabase(MemoryDatabase.Options(), tmp_path)
+    keys = [f"d/20260102/1.{number}/1.3/1.4-{number:020}.dcm" for number in range(6)]
+    indexed, unknown, gone, lost, flipped, unfinished = keys
+    for key in (indexed, lost, flipped, unfinished):
+        await database.index([_entry(key, b"..data")], Policy.KEEP_FIRST)
+    for key in (indexed, unknown, flipped, unfinished):
+        await storage.put(key, (b"..data",))
+    forms = {key: _form(key, b"..form") for key in keys}
+    for key, form in forms.items():
+        await storage.put(form.key, (b"..flop" if key == flipped else b"..for" if key == unfinished else b"..form",))
+        await storage.put(form.seal, (b"",))
+    quick, thorough = [await Fsck(storage, database).run(digests=each) for each in (False, True)]
+    assert (quick.objects, quick.missing, quick.unknown) == (4, (lost,), (unknown,))
+    assert quick.representations == 3  # of those that the index knows
+    assert set(quick.orphans) == {each for key in (gone, unfinished) for each in (forms[key].key, forms[key].seal)}
+    assert (quick.damaged, thorough.damaged) == ((), (forms[flipped].key,))
+
+
+async def test_an_orphan_harms_nobody(tmp_path: Path) -> None:
+    storage = MemoryStorage(MemoryStorage.Options(), tmp_path)
+    database = MemoryDatabase(MemoryDatabase.Options(), tmp_path)
+    kept, gone = (f"d/20260102/1.2/1.3/1.4-{number:020}.dcm" for number in range(2))
+    await database.index([_entry(kept, b"..data")], Policy.KEEP_FIRST)
+    await storage.put(kept, (b"..data",))
+    form = _form(gone, b"..form")
+    await storage.put(form.key, (b"..form",))
+    await storage.put(form.seal, (b"",))
+    checked = await Fsck(storage, database).run(digests=True)
+    assert set(checked.orphans) == {form.key, form.seal}
+    assert checked.sound
+
+
+def _form(original: str, data: bytes) -> Representation:
+    key = form_key(original, "1.2.840.10008.1.2.1", "1" * 20)
+    return Representation(key, "1.2.840.10008.1.2.1", 2, len(data), hashlib.sha256(data[2:]).hexdigest())

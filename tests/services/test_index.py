@@ -14,7 +14,8 @@ from dicomnode.model.entry import Fate, Policy
 from dicomnode.model.instance import Arrival, Door
 from dicomnode.model.messages import DicomObjectMeta, object_meta
 from dicomnode.model.query import Location
-from dicomnode.services.index import Index, Received
+from dicomnode.ports.safekeeping import Received
+from dicomnode.services.index import Index
 from dicomnode_memory.database import MemoryDatabase
 from dicomnode_memory.storage import MemoryStorage
 from tests.corpus import data_set_of, make, part10

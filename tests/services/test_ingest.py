@@ -13,7 +13,8 @@ from dicomnode.config import IngestTable
 from dicomnode.dicom.part10 import read_file_meta
 from dicomnode.errors import BadInstance, Full, Mismatch, Unavailable
 from dicomnode.model.instance import Arrival, Door
-from dicomnode.model.messages import STORAGE_QUEUE, DicomObjectMeta, decode_object_meta
+from dicomnode.model.messages import LOG_QUEUE, STORAGE_QUEUE, DicomObjectMeta, TransferStatus, decode_object_meta
+from dicomnode.model.viewers import Viewers
 from dicomnode.ports.broker import Message, Subscription
 from dicomnode.ports.storage import Buffer
 from dicomnode.services.ingest import Ingest
@@ -238,3 +239,29 @@ async def test_nothing_goes_with_a_message_that_nobody_here_reads(tmp_path: Path
         (delivery,) = await asyncio.wait_for(other.take(10), 5)
         assert not delivery.laden
         assert await house.keys() == [stored.key]
+
+
+@pytest.mark.parametrize(
+    ("shown", "status", "target"),
+    [
+        ({str(ExplicitVRLittleEndian), "1.2.840.10008.1.2"}, TransferStatus.NOT_NEEDED, ""),
+        ({"1.2.840.10008.1.2"}, TransferStatus.NEEDED, "1.2.840.10008.1.2"),
+        (set(), TransferStatus.NOT_NEEDED, ""),
+    ],
+    ids=["shown", "not shown", "nothing is converted"],
+)
+async def test_what_viewers_do_not_show_is_marked(
+    shown: set[str], status: TransferStatus, target: str, tmp_path: Path
+) -> None:
+    async with House(tmp_path) as house:
+        log = await house.broker.subscribe(LOG_QUEUE, "recorder")
+        ingest = Ingest(house.storage, house.broker, IngestTable(), Viewers(frozenset(shown), "1.2.840.10008.1.2"))
+        data = data_set_of(part10(make()))
+        await ingest.store(ARRIVAL, data)
+        await ingest.store(ARRIVAL, data_set_of(part10(make(PixelData=bytes(100_000)))))
+        await ingest.store_stream(ARRIVAL, data[:600], _in_chunks(data[600:], 7))
+        for queue in (house.queue, log):
+            for delivery in await queue.take(3):
+                meta = decode_object_meta(delivery.message.body)
+                assert (meta.transfer_status, meta.target_ts) == (status, target)
+                assert meta.transfer_syntax_uid == ExplicitVRLittleEndian

@@ -10,9 +10,10 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 from dicomnode.config import IngestTable
 from dicomnode.model.entry import Policy
 from dicomnode.model.instance import Arrival, Door
-from dicomnode.model.messages import STORAGE_QUEUE, decode_object_meta
+from dicomnode.model.messages import LOG_QUEUE, STORAGE_QUEUE, Attributes, decode_object_meta
 from dicomnode.ports.broker import Subscription
-from dicomnode.services.index import Index, Received
+from dicomnode.ports.safekeeping import Received
+from dicomnode.services.index import Index
 from dicomnode.services.ingest import Ingest
 from dicomnode.services.sweep import Sweep
 from dicomnode_memory.broker import MemoryBroker
@@ -94,3 +95,33 @@ async def test_half_a_deflated_object_is_told(house: House) -> None:
 async def test_what_is_no_dicom_is_told(house: House) -> None:
     await house.storage.put("default/a/b.dcm", (b"something else",))
     assert (await house.sweep.run()).incomplete == ("default/a/b.dcm",)
+
+
+async def test_what_was_indexed_is_told_again_as_it_was_received(house: House) -> None:
+    log = await house.broker.subscribe(LOG_QUEUE, "recorder")
+    await house.ingest.store(
+        Arrival("default", Door.STOW, str(ExplicitVRLittleEndian), source_aet="CT1"), data_set_of(part10(make()))
+    )
+    (first,) = await log.take(10)
+    await log.ack([first])
+    await house.index_all()
+    (location,) = [location async for location in house.database.keys()]  # noqa: SIM118 -- no mapping
+    assert await house.sweep.tell_again(location)
+    (again,) = await log.take(10)
+    (to_index,) = await house.queue.take(10)
+    one, two = decode_object_meta(first.message.body), decode_object_meta(again.message.body)
+    same = ("trace_id", "tenant_id", "created_time", "file_path", "sha256", "file_size", "patient_id", "source_ae")
+    assert [getattr(one, name) for name in same] == [getattr(two, name) for name in same]
+    assert again.message.key == first.message.key
+    assert two.attributes == Attributes()
+    assert decode_object_meta(to_index.message.body).attributes != Attributes()
+
+
+async def test_what_is_gone_or_unreadable_cannot_be_told_again(house: House) -> None:
+    await house.ingest.store(Arrival("default", Door.STOW, str(ExplicitVRLittleEndian)), data_set_of(part10(make())))
+    await house.index_all()
+    (location,) = [location async for location in house.database.keys()]  # noqa: SIM118 -- no mapping
+    await house.storage.delete([location.key])
+    assert not await house.sweep.tell_again(location)
+    await house.storage.put(location.key, (b"something else",))
+    assert not await house.sweep.tell_again(location)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import msgspec
 from pydicom.uid import UID
 
+from dicomnode.backends import make_backends
 from dicomnode.config import ROLES, Config
 from dicomnode.dicom.transfer_syntax import STANDARD, TransferSyntax
 from dicomnode.dicom.uid import STORAGE_SOP_CLASSES
@@ -15,7 +16,7 @@ from dicomnode.dimse import command
 from dicomnode.dimse.associate import Context, Policy
 from dicomnode.dimse.items import Proposal, Role, UserInformation, Window
 from dicomnode.dimse.responder import Operations
-from dicomnode.node import Node, make_backends
+from dicomnode.node import Node
 from dicomnode.roles.storescp.role import StoreScp
 
 _ANY = Role(scu=True, scp=True)

@@ -10,6 +10,7 @@ from dicomnode.cli.conformance.facts import Facts
 from dicomnode.cli.conformance.keys import description, tag_text
 from dicomnode.cli.conformance.markdown import code, heading, joined, prose, table
 from dicomnode.dicom.answer import select
+from dicomnode.dicom.transfer_syntax import of
 from dicomnode.errors import ConfigError, NodeError
 from dicomnode.model.attributes import Level
 from dicomnode.roles.server.accept import DICOM, JSON, OCTETS, XML
@@ -35,8 +36,8 @@ def web(facts: Facts) -> str:
             heading("4.2.2.2", "Retrieve (WADO-RS, WADO-URI)"),
             prose(
                 f"""
-                - Objects come as they are kept, {code(DICOM)}; nothing is transcoded, and 406 says where that does not
-                  suit.
+                - Objects come as they are kept, {code(DICOM)}{_second_form(facts)}. Nothing is transcoded on the way,
+                  and 406 says where nothing suits.
                 - Metadata come as {code(JSON)}, bulk data by reference.
                 - Frames and bulk data come in the media type of the stored transfer syntax (8.2) or as {code(OCTETS)},
                   native pixels little endian.
@@ -49,6 +50,14 @@ def web(facts: Facts) -> str:
             table(("status", "when"), _errors()),
         )
     )
+
+
+def _second_form(facts: Facts) -> str:
+    """Return in what else objects come."""
+    table = facts.config.transcoder
+    if not table.viewer_transfer_syntaxes:
+        return ""
+    return f"; those that viewers do not show are soon kept in {of(table.target).name} too, for who takes only that"
 
 
 def _search(facts: Facts) -> str:

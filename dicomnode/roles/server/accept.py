@@ -1,6 +1,6 @@
 """What a client will take, read forgivingly, and which of our representations that is (RFC 9110 12.5.1, PS3.18 8.7.4).
 
-Nothing is transcoded: an object is offered as it is stored.
+Nothing is transcoded here: an object is offered in the transfer syntaxes that it is kept in.
 """
 
 from __future__ import annotations

@@ -12,15 +12,17 @@ from aiohttp import web
 
 from dicomnode.config import ServerTable, is_loopback
 from dicomnode.errors import BadRequest
-from dicomnode.ports.plugin import Plugin
 from dicomnode.roles.server import at_once
 from dicomnode.roles.server.accept import Range, parse_accept
+from dicomnode.roles.server.client_address import proxies
+from dicomnode.roles.server.readiness import Answering
 from dicomnode.services.describe import Describe
 from dicomnode.services.find import Find
 from dicomnode.services.ingest import Ingest
 from dicomnode.services.measure import Measure
 from dicomnode.services.performed import PerformedSteps
 from dicomnode.services.retrieve import Retrieve
+from dicomnode.services.statistics import Statistics
 from dicomnode.services.worklist import Worklist
 
 Buffer = bytes | memoryview
@@ -39,7 +41,8 @@ class Services(msgspec.Struct, frozen=True):
     worklist: Worklist
     performed: PerformedSteps
     measure: Measure
-    backends: Mapping[str, Plugin] = {}
+    statistics: Statistics
+    backends: Mapping[str, Answering] = {}
 
 
 class _Streamed(web.StreamResponse):
@@ -49,9 +52,9 @@ class _Streamed(web.StreamResponse):
 
 
 class Call:
-    """One request. `headers` go out with whatever is answered."""
+    """One request. `headers` go out with whatever is answered; `sent`: bytes of a body that have gone out already."""
 
-    __slots__ = ("headers", "params", "request", "response", "services", "table", "template", "tenant")
+    __slots__ = ("headers", "params", "request", "response", "sent", "services", "table", "template", "tenant")
 
     def __init__(self, request: web.BaseRequest, services: Services, table: ServerTable, tenant: str) -> None:
         self.request = request
@@ -61,6 +64,7 @@ class Call:
         self.params: dict[str, str] = {}
         self.headers: dict[str, str] = {}
         self.template = ""
+        self.sent = 0
         self.response: web.StreamResponse | None = None
 
     def uid(self, name: str) -> str:
@@ -73,6 +77,11 @@ class Call:
     def uids(self) -> tuple[str, str, str, str]:
         """Return tenant, study, series and instance UID; those that the path does not name are empty."""
         return self.tenant, self.uid("study"), self.uid("series"), self.uid("instance")
+
+    def client(self) -> str:
+        """Return the client's address, behind trusted proxies too."""
+        told = [",".join(self.request.headers.getall(name, ())) for name in ("X-Forwarded-For", "Forwarded")]
+        return proxies(self.table.trusted_proxies).client(self.request.remote or "", *told)
 
     def ranges(self) -> tuple[Range, ...]:
         """Return what the client will take."""
@@ -114,6 +123,7 @@ class Call:
         """Send an answer that is at hand in pieces, none of them copied on its way to the socket."""
         headers = {**self.headers, "Content-Type": content_type}
         if at_once.suits(self.request):
+            self.sent = sum(map(len, pieces))
             return await at_once.send(self.request, pieces, headers, self.table.limits.idle_s)
         return web.Response(body=b"".join(pieces), headers=headers)
 
@@ -140,6 +150,7 @@ class Call:
         while piece is not None:
             async with asyncio.timeout(self.table.limits.idle_s):
                 await response.write(piece)
+            self.sent += len(piece)
             piece = await anext(pieces, None)
         await response.write_eof()
         return response

@@ -13,8 +13,9 @@ from aiohttp import web
 from dicomnode import log, metrics
 from dicomnode.config import ServerTable
 from dicomnode.errors import NodeError
-from dicomnode.roles.server import frames, health, qido, steps, wado
+from dicomnode.roles.server import frames, health, qido, statistics, steps, wado
 from dicomnode.roles.server.access import Access
+from dicomnode.roles.server.accessed import Accesses, sent
 from dicomnode.roles.server.call import Call, Services
 from dicomnode.roles.server.problem import MEDIA_TYPE, HttpProblem, Problem, encode, problem_of, unforeseen
 from dicomnode.roles.server.routes import Route, Routes
@@ -61,6 +62,8 @@ def table(stow: Stow) -> tuple[Route, ...]:
         Route("DELETE", f"{steps.ROOT}/{{entry}}", steps.delete, service="worklist"),
         Route("GET", "/api/v1/performed", steps.performed, service="performed"),
         Route("GET", "/api/v1/performed/{step}", steps.performed_one, service="performed"),
+        Route("GET", statistics.ROOT, statistics.counted, service="statistics"),
+        Route("GET", "/statistics", statistics.shown, service="statistics"),
     )
 
 
@@ -70,10 +73,11 @@ _ALWAYS = {"X-Content-Type-Options": "nosniff", "Server": "dicomnode"}
 class Door:
     """Answers every request, whatever happens behind it."""
 
-    def __init__(self, server: ServerTable, tenant: str, services: Services) -> None:
+    def __init__(self, server: ServerTable, tenant: str, services: Services, accesses: Accesses | None = None) -> None:
         self._table = server
         self._tenant = tenant
         self._services = services
+        self._accesses = accesses
         self._access = Access(server, tenant)
         self._routes = Routes(table(Stow()))
         self._counters: dict[tuple[str, str, int], Any] = {}
@@ -90,14 +94,16 @@ class Door:
         try:
             response = await self._enter(call)
         except NodeError as error:
-            response = self._fault(call, problem_of(error), error)
+            response = self._fault(call, problem_of(error), started, error)
         except (ConnectionError, TimeoutError):
-            self._abort(call, "the client went away or stalled")
+            self._abort(call, "the client went away or stalled", started)
             raise ConnectionResetError from None
         except Exception:  # noqa: BLE001 -- a bug fails one request, told by its traceback in the log
             _LOG.exception("request.failed", route=call.template, method=request.method)
-            response = self._fault(call, unforeseen())
+            response = self._fault(call, unforeseen(), started)
         self._count(call, response.status, started)
+        call.sent = call.sent or sent(response, request.method)
+        self._note(call, response.status, started)
         return response
 
     async def _enter(self, call: Call) -> web.StreamResponse:
@@ -131,18 +137,26 @@ class Door:
         headers = self._access.preflight(call.request.headers)
         return call.answer(status=204, headers={**headers, "Allow": _allow(methods)})
 
-    def _fault(self, call: Call, problem: Problem, error: NodeError | None = None) -> web.StreamResponse:
+    def _fault(
+        self, call: Call, problem: Problem, started: float, error: NodeError | None = None
+    ) -> web.StreamResponse:
         if call.response is not None:
             # The status is out already: an end that looks clean would pass for a whole body.
-            self._abort(call, problem.detail)
+            self._abort(call, problem.detail, started)
             raise ConnectionResetError
         headers = error.headers if isinstance(error, HttpProblem) else {}
         return call.answer(encode(problem), MEDIA_TYPE, problem.status, headers)
 
-    def _abort(self, call: Call, reason: str) -> None:
+    def _abort(self, call: Call, reason: str, started: float) -> None:
         _LOG.warning("response.cut", route=call.template, reason=reason)
+        if call.sent:
+            self._note(call, call.response.status if call.response is not None else 200, started)
         if call.request.transport is not None:
             call.request.transport.abort()
+
+    def _note(self, call: Call, status: int, started: float) -> None:
+        if self._accesses is not None and call.template not in _QUIET:
+            self._accesses.note(call, status, started)
 
     def _count(self, call: Call, status: int, started: float) -> None:
         key = (call.template or "none", call.request.method, status)

@@ -1,4 +1,4 @@
-"""Frames and bulk data (PS3.18 10.4, 8.7): pixels as they are stored, native ones little endian."""
+"""Frames and bulk data (PS3.18 10.4, 8.7): pixels as they are kept, native ones little endian."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from aiohttp import web
 
 from dicomnode.dicom.frames import FrameIndex
 from dicomnode.dicom.multipart import MultipartWriter
+from dicomnode.dicom.transfer_syntax import of
 from dicomnode.errors import BadRequest, NotFound
 from dicomnode.model.query import Location
 from dicomnode.roles.server.accept import OCTETS, Form, choose_bulk
@@ -70,6 +71,9 @@ async def _frames(call: Call, location: Location, numbers: Sequence[int]) -> web
         raise NotFound(f"there is no frame {max(numbers)}; the instance has {index.count}")
     form = choose_bulk(call.ranges(), index.media_type, index.transfer_syntax_uid, single=len(numbers) == 1)
     if form is None:
+        other = await _other_form(call, location, single=len(numbers) == 1)
+        if other is not location:
+            return await _frames(call, other, numbers)
         raise HttpProblem(
             406,
             "nothing is transcoded, and what is stored is not what may be sent",
@@ -81,6 +85,18 @@ async def _frames(call: Call, location: Location, numbers: Sequence[int]) -> web
         return await _one(call, location, index, numbers[0], (form, part_type))
     writer = MultipartWriter(form.media_type)
     return await call.stream(_many(call, location, index, numbers, (writer, part_type)), writer.content_type)
+
+
+async def _other_form(call: Call, location: Location, *, single: bool) -> Location:
+    """Return where the object is kept in another transfer syntax, of which the client takes frames; else `location`."""
+    ranges = call.ranges()
+
+    def takes(uid: str) -> bool:
+        kept = location.transfer_syntax_uid
+        return uid != kept and choose_bulk(ranges, of(uid).media_type, uid, single=single) is not None
+
+    (other,) = await call.services.retrieve.suited((location,), takes)
+    return other
 
 
 async def _one(

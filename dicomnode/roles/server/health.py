@@ -4,47 +4,25 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
 from aiohttp import web
 
 from dicomnode import __version__, metrics
-from dicomnode.errors import NodeError
-from dicomnode.ports.cache import Cache
-from dicomnode.ports.plugin import Plugin
 from dicomnode.roles.server.call import Call
+from dicomnode.roles.server.probe import ALIVE
+from dicomnode.roles.server.readiness import readiness
 
-_PING_S = 5.0
 _JSON = "application/json"
 
 
 async def livez(call: Call) -> web.Response:
     """Tell that the process answers."""
-    return call.answer(b'{"status":"alive"}', _JSON)
+    return call.answer(ALIVE, _JSON)
 
 
 async def readyz(call: Call) -> web.Response:
     """Tell of each backend whether it answers; 503 when any does not that work cannot go on without."""
-    backends = call.services.backends
-    problems = dict(zip(backends, await asyncio.gather(*map(_ping, backends.values())), strict=True))
-    for name, problem in problems.items():
-        metrics.BACKEND_UP.labels(name).set(not problem)
-    ready = not any(problem for name, problem in problems.items() if not isinstance(backends[name], Cache))
-    told = {
-        "status": ("degraded" if any(problems.values()) else "ready") if ready else "not ready",
-        "backends": {name: {"up": not problem, "problem": problem} for name, problem in problems.items()},
-    }
-    return call.answer(msgspec.json.encode(told), _JSON, 200 if ready else 503)
-
-
-async def _ping(backend: Plugin) -> str:
-    try:
-        async with asyncio.timeout(_PING_S):
-            await backend.ping()
-    except TimeoutError:
-        return f"no answer within {_PING_S:g} s"
-    except NodeError as error:
-        return str(error)
-    return ""
+    status, told = await readiness(call.services.backends)
+    return call.answer(told, _JSON, status)
 
 
 async def exposition(call: Call) -> web.Response:
@@ -65,6 +43,7 @@ _PAGE = f"""<!doctype html>
 <li>WADO-URI: /dicomweb/wado?requestType=WADO&amp;objectUID=<i>UID</i>
 <li>worklist: <a href="/api/v1/worklist">/api/v1/worklist</a>
 <li>what was performed: <a href="/api/v1/performed">/api/v1/performed</a>
+<li>statistics: <a href="/statistics">/statistics</a>, <a href="/api/v1/statistics">/api/v1/statistics</a>
 </ul>
 <p>Health: <a href="/livez">/livez</a>, <a href="/readyz">/readyz</a>, <a href="/metrics">/metrics</a>.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -13,16 +12,20 @@ from aiohttp import web
 
 from dicomnode import log
 from dicomnode.config import ServerTable
-from dicomnode.errors import ConfigError
-from dicomnode.ports.plugin import Plugin
+from dicomnode.roles.server.accessed import Accesses
 from dicomnode.roles.server.call import Services
+from dicomnode.roles.server.client_address import proxies
 from dicomnode.roles.server.door import Door
+from dicomnode.roles.server.listening import Listening
+from dicomnode.roles.server.readiness import Answering
+from dicomnode.services.access_log import AccessLog
 from dicomnode.services.describe import Describe
 from dicomnode.services.find import Find
 from dicomnode.services.ingest import Ingest
 from dicomnode.services.measure import Measure
 from dicomnode.services.performed import PerformedSteps
 from dicomnode.services.retrieve import Retrieve
+from dicomnode.services.statistics import Statistics
 from dicomnode.services.worklist import Worklist
 
 _LOG = log.get("server")
@@ -34,7 +37,10 @@ _LONGEST_FIELD = 16 * 1024
 
 
 class Server:
-    """The web door. `tenant` is that of requests which name none; `backends` are pinged, by the name of their port."""
+    """The web door. `tenant` is that of requests which name none; `backends` are pinged, by the name of their port.
+
+    `listening` is the door's address where somebody has bound it already.
+    """
 
     name = "server"
 
@@ -50,23 +56,25 @@ class Server:
         worklist: Worklist,
         performed: PerformedSteps,
         measure: Measure,
-        backends: Mapping[str, Plugin],
+        backends: Mapping[str, Answering],
+        listening: Listening | None = None,
+        access_log: AccessLog | None = None,
+        statistics: Statistics | None = None,
     ) -> None:
         self._table = table
-        services = Services(find, retrieve, describe, ingest, worklist, performed, measure, backends)
-        self._door = Door(table, tenant, services)
+        counting = statistics or Statistics(None)
+        services = Services(find, retrieve, describe, ingest, worklist, performed, measure, counting, backends)
+        self._access_log = access_log
+        accesses = Accesses(access_log, proxies(table.trusted_proxies)) if access_log is not None else None
+        self._door = Door(table, tenant, services, accesses)
         self._silent: dict[asyncio.Protocol, float] = {}
         self._http: web.Server | None = None
-        self._listening: asyncio.Server | None = None
+        self._listening = listening or Listening("server", table.host, table.port, reuse_port=table.reuse_port)
 
     @property
     def address(self) -> str:
         """Where the door is, as a URL; the port is the real one once entered."""
-        port = self._table.port
-        if self._listening is not None:
-            port = self._listening.sockets[0].getsockname()[1]
-        host = f"[{self._table.host}]" if ":" in self._table.host else self._table.host
-        return f"http://{host}:{port}"
+        return self._listening.address
 
     async def __aenter__(self) -> Self:
         self._http = web.Server(
@@ -78,22 +86,20 @@ class Server:
             max_line_size=_LONGEST_LINE,
             max_field_size=_LONGEST_FIELD,
         )
-        try:
-            self._listening = await asyncio.get_running_loop().create_server(
-                self._protocol, self._table.host, self._table.port, backlog=1024
-            )
-        except OSError as error:
-            raise _unbindable(self._table, error) from error
+        await self._listening.serve(self._protocol)
+        if self._access_log is not None:
+            await self._access_log.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._listening is not None
         assert self._http is not None
         self._listening.close()
         self._http.pre_shutdown()  # hangs up on connections that wait for a next request
         await self._http.shutdown(self._table.limits.drain_s)
+        if self._access_log is not None:
+            await self._access_log.__aexit__(kind, error, trace)
 
     async def run(self) -> None:
         """Serve until cancelled, and hang up on whoever connects and asks nothing."""
@@ -121,11 +127,3 @@ class Server:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self._silent.pop(request.protocol, None)
         return await self._door.handle(request)
-
-
-def _unbindable(table: ServerTable, error: OSError) -> ConfigError:
-    if error.errno == errno.EADDRINUSE:
-        return ConfigError("server.port", f"{table.port} is in use", "set server.port to a free one, or 0 for any")
-    if error.errno == errno.EACCES:
-        return ConfigError("server.port", f"{table.port} may not be bound by this user", "use a port above 1023")
-    return ConfigError("server.host", f"{table.host} cannot be bound: {error.strerror}")

@@ -132,7 +132,7 @@ class _Request:
             door=Door.STOW,
             transfer_syntax_uid=meta.transfer_syntax_uid,
             study_uid=self._call.uid("study"),
-            source_ip=self._call.request.remote or "",
+            source_ip=self._call.client(),
         )
 
 

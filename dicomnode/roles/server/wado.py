@@ -1,4 +1,4 @@
-"""WADO-RS and WADO-URI: whole objects as they are stored, and metadata (PS3.18 9, 10.4)."""
+"""WADO-RS and WADO-URI: whole objects, in a transfer syntax that they are kept in, and metadata (PS3.18 9, 10.4)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _URI_TYPES = ("", DICOM, "*/*", "application/*")
 
 async def study_or_series(call: Call) -> web.StreamResponse:
     """Retrieve every object of a study or series."""
-    return await _objects(call, await call.services.retrieve.locate(*call.uids()))
+    return await _objects(call, await _suited(call, await call.services.retrieve.locate(*call.uids())))
 
 
 async def instance(call: Call) -> web.StreamResponse:
@@ -28,6 +28,7 @@ async def instance(call: Call) -> web.StreamResponse:
     location = await call.services.retrieve.locate_one(*call.uids())
     if wants_bulk(call.ranges()):
         return await frames.all_frames(call, location)
+    (location,) = await _suited(call, (location,))
     if not_modified(call, etag := f'"{location.sha256[:32]}"'):
         return call.answer(status=304, headers={"ETag": etag, "Cache-Control": _CACHED})
     call.headers.update({"ETag": etag, "Cache-Control": _CACHED, "Vary": "Accept"})
@@ -60,8 +61,10 @@ async def uri(call: Call) -> web.StreamResponse:
     names = (call.tenant, query.get("studyUID", ""), query.get("seriesUID", ""), sop_uid)
     location = await call.services.retrieve.locate_one(*names)
     asked = query.get("transferSyntax", "*")
-    if asked not in ("", "*", location.transfer_syntax_uid):
-        raise _not_acceptable(frozenset({location.transfer_syntax_uid}))
+    if asked not in ("", "*"):
+        (location,) = await call.services.retrieve.suited((location,), lambda uid: uid == asked)
+        if location.transfer_syntax_uid != asked:
+            raise _not_acceptable(frozenset({location.transfer_syntax_uid}))
     return await _one(call, location)
 
 
@@ -74,6 +77,12 @@ def not_modified(call: Call, etag: str) -> bool:
     """Tell whether the client has what `etag` names."""
     known = call.request.headers.get("If-None-Match", "")
     return bool(known) and (etag in known or known.strip() == "*")
+
+
+async def _suited(call: Call, locations: Sequence[Location]) -> Sequence[Location]:
+    """Return `locations`, with the forms that the client takes instead of originals that it does not take."""
+    ranges = call.ranges()
+    return await call.services.retrieve.suited(locations, lambda uid: any(each.takes_syntax(uid) for each in ranges))
 
 
 async def _objects(call: Call, locations: Sequence[Location]) -> web.StreamResponse:

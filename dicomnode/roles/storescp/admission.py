@@ -46,7 +46,7 @@ class Admission:
             raise Rejection("a called AE title that is not ours", 1, 1, _CALLED_NOT_RECOGNISED)
         peer = self._peer(request.calling_aet, visitor)
         if self._watermark is not None and self._watermark.low and _would_store(request):
-            raise Rejection("less free storage than limits.storage_free", 2, 3, 2)
+            raise Rejection("too little room in the storage, or in the log before the broker", 2, 3, 2)
         caller = Caller(
             request.calling_aet,
             request.called_aet,

@@ -36,7 +36,7 @@ from dicomnode.roles.storescp.hierarchy import (
     texts_at,
     understood,
 )
-from dicomnode.roles.storescp.suboperations import Kept, Suboperations
+from dicomnode.roles.storescp.suboperations import Kept, KeptFirst, Suboperations
 from dicomnode.services.retrieve import Chosen, Retrieve, TooMany
 
 _log = log.get(__name__)
@@ -61,7 +61,7 @@ class RetrievalScp:
         self._door = door
         self._peers = tuple(peers.values())
         self._retrieve = retrieve
-        self.transcoder = transcoder
+        self.transcoder = KeptFirst(transcoder) if transcoder is not None else None
 
     def operations(self) -> Operations:
         """Return what is answered."""

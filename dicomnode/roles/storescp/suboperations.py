@@ -6,7 +6,7 @@ import asyncio
 
 from dicomnode.dicom.identifier import write_identifier
 from dicomnode.dimse import status
-from dicomnode.dimse.outgoing import Opened
+from dicomnode.dimse.outgoing import Opened, Sendable, Transcoder
 from dicomnode.dimse.responder import Cancellation, Reply
 from dicomnode.dimse.sender import Sent
 from dicomnode.errors import Refused
@@ -46,6 +46,30 @@ class Kept:
         await asyncio.sleep(0)  # one that is open and can be sent goes first; this is read while the peer takes that
         first, rest = await self._retrieve.data_set(self._location)
         return Opened(first) if rest is None else Opened(first, rest, rest.aclose)
+
+    async def open_as(self, transfer_syntax_uid: str) -> Opened | None:
+        """Return its data set in another transfer syntax, None where it is not kept in that. Raises: as `open`."""
+        (form,) = await self._retrieve.suited((self._location,), lambda uid: uid == transfer_syntax_uid)
+        if form is self._location:
+            return None
+        return await Kept(form, self._retrieve, self._cancellation).open()
+
+
+class KeptFirst:
+    """Gives objects another transfer syntax: as they are kept in it, else by `transcoder`."""
+
+    def __init__(self, transcoder: Transcoder) -> None:
+        self._transcoder = transcoder
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What can be made, the best first."""
+        return self._transcoder.targets
+
+    async def transcode(self, sendable: Sendable, transfer_syntax_uid: str) -> Opened:
+        """Return the data set in that transfer syntax. Raises: BadInstance, where it cannot be decoded; NodeError."""
+        kept = await sendable.open_as(transfer_syntax_uid) if isinstance(sendable, Kept) else None
+        return kept or await self._transcoder.transcode(sendable, transfer_syntax_uid)
 
 
 class Suboperations:

@@ -3,12 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from dicomnode.config import ClientTlsTable, PeerTable, ServerTlsTable
+from dicomnode.config import ClientTlsTable, LimitsTable, PeerTable, ServerTlsTable, StoreScpTable
 from dicomnode.dimse.scu import Association, proposals
 from dicomnode.dimse.service import VERIFICATION
-from dicomnode.errors import PeerError
+from dicomnode.errors import ConfigError, PeerError
 from dicomnode.roles.storescp.role import StoreScp
 from tests.certificates import authority_file, certified
 from tests.corpus import make, part10
@@ -131,3 +132,31 @@ async def test_a_peer_is_called_on_tls(tmp_path: Path, mutual: bool) -> None:
             with pytest.raises(PeerError):
                 async with Association.request(PeerTable("SCP", "localhost", port, tls=bare), "ME", ASKED):
                     pass
+
+
+async def test_two_doors_share_their_ports_where_both_say_so(tmp_path: Path) -> None:
+    tls = _tls(tmp_path)
+    async with door(tls=tls, reuse_port=True) as first:
+        plain, secure = first.endpoint[1], _where(first)[1]
+        for shared in (True, False):
+            table = StoreScpTable(
+                port=plain,
+                tls=msgspec.structs.replace(tls, port=secure),
+                limits=LimitsTable(drain_s=1),
+                reuse_port=shared,
+            )
+            second = StoreScp(table, {}, "hospital", Kept())
+            if not shared:
+                with pytest.raises(ConfigError, match=r"in use .*storescp\.reuse_port = true"):
+                    await second.__aenter__()
+                continue
+            async with second:
+                assert (second.endpoint, _where(second)) == (first.endpoint, _where(first))
+                trust = ClientTlsTable(str(authority_file(tmp_path)))
+                for peer in (
+                    PeerTable("X", "127.0.0.1", plain),
+                    PeerTable("X", "127.0.0.1", secure, tls=trust),
+                ):
+                    for _ in range(8):
+                        async with Association.request(peer, "ME", ASKED) as association:
+                            assert await association.echo() == 0
