@@ -68,4 +68,4 @@ def test_after_any_of_it_storage_and_index_agree(start: Callable[..., Running], 
     instances(node)
     assert node.stop() == 0
     checked = dicomnode("fsck", "--digests", *sets(node.data_dir))
-    assert (checked.returncode, checked.stdout) == (0, "3 objects indexed: sound\n")
+    assert (checked.returncode, checked.stdout.splitlines()[0]) == (0, "3 objects indexed: sound")
