@@ -11,7 +11,7 @@ from dicomnode.config import ConsumerTable
 from dicomnode.model.messages import INDEXING_GROUP, STORAGE_QUEUE, dead_topic, decode_object_meta
 from dicomnode.ports.broker import Broker, Carrier, Delivery
 from dicomnode.ports.safekeeping import Received
-from dicomnode.roles.worker import Pace, Unreadable, Worker, read_all
+from dicomnode.roles.worker import Pace, Unreadable, Worker, read_all, subscribed
 from dicomnode.services.announce import Announce
 from dicomnode.services.index import Index
 
@@ -32,10 +32,7 @@ class Consumer:
         self._worker: Worker | None = None
 
     async def __aenter__(self) -> Self:
-        work, dead = self.queues
-        subscription = await self._broker.subscribe(*work)
-        # A broker may drop what nobody reads; what was given up must wait for a human.
-        await self._broker.subscribe(*dead)
+        subscription = await subscribed(self._broker, *self.queues)
         self._worker = Worker(self._broker, subscription, self._take_in, self._pace, "index")
         return self
 

@@ -10,7 +10,7 @@ from typing import Self
 from dicomnode.config import OutboxTable
 from dicomnode.model.messages import RELAY_GROUP, RELAYED, dead_topic
 from dicomnode.ports.broker import Barrier, Broker
-from dicomnode.roles.worker import Pace, Worker
+from dicomnode.roles.worker import Pace, Worker, subscribed
 from dicomnode.services.relay import Relay
 from dicomnode.services.watermark import Watermark
 
@@ -37,9 +37,8 @@ class Outbox:
 
     async def __aenter__(self) -> Self:
         for topic in RELAYED:
-            # The log keeps nothing for nobody; what was given up must wait for a human.
-            await self._outbox.subscribe(dead_topic(topic), RELAY_GROUP)
-            subscription = await self._outbox.subscribe(topic, RELAY_GROUP)
+            dead = (dead_topic(topic), RELAY_GROUP)
+            subscription = await subscribed(self._outbox, (topic, RELAY_GROUP), dead)
             self._workers.append(Worker(self._outbox, subscription, self._relay.hand_on, self._pace, "relay"))
         await self.watermark.look()
         return self

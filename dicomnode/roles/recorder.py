@@ -13,7 +13,7 @@ from dicomnode.config import RecorderTable
 from dicomnode.model.messages import dead_topic
 from dicomnode.model.warehouse import Table
 from dicomnode.ports.broker import Broker, Delivery, Remote
-from dicomnode.roles.worker import Pace, Unreadable, Worker, read_all
+from dicomnode.roles.worker import Pace, Unreadable, Worker, read_all, subscribed
 from dicomnode.services.record import RECORDED, Reading, Record
 
 _LOG = log.get("recorder")
@@ -30,7 +30,8 @@ class Recorder:
     name = "recorder"
     address = ""
     work = tuple((topic, _GROUP) for topic in RECORDED)
-    queues = (*work, *((dead_topic(topic), "operator") for topic in RECORDED))
+    dead = tuple((dead_topic(topic), "operator") for topic in RECORDED)
+    queues = (*work, *dead)
 
     def __init__(self, table: RecorderTable, broker: Broker, record: Record | None) -> None:
         self._pace = Pace(table.rows, table.linger_s, table.attempts)
@@ -42,12 +43,9 @@ class Recorder:
         if self._record is None:
             await self._let_go()
             return self
-        for dead in self.queues[len(self.work) :]:
-            # A broker may drop what nobody reads; what was given up must wait for a human.
-            await self._broker.subscribe(*dead)
-        for topic, group in self.work:
-            table, kind = RECORDED[topic]
-            subscription = await self._broker.subscribe(topic, group)
+        for work, dead in zip(self.work, self.dead, strict=True):
+            table, kind = RECORDED[work[0]]
+            subscription = await subscribed(self._broker, work, dead)
             handle = partial(self._take_down, self._record, table, Reading(table, kind))
             self._workers.append(Worker(self._broker, subscription, handle, self._pace, "record"))
         return self

@@ -18,7 +18,7 @@ from dicomnode.model.messages import (
     transferred,
 )
 from dicomnode.ports.broker import Broker, Delivery, Message
-from dicomnode.roles.worker import Pace, Unreadable, Worker, read_all
+from dicomnode.roles.worker import Pace, Unreadable, Worker, read_all, subscribed
 from dicomnode.services.represent import Represent
 
 _GROUP = "transcoder"
@@ -41,10 +41,7 @@ class Transcoder:
         self._worker: Worker | None = None
 
     async def __aenter__(self) -> Self:
-        work, dead = self.queues
-        subscription = await self._broker.subscribe(*work)
-        # A broker may drop what nobody reads; what was given up must wait for a human.
-        await self._broker.subscribe(*dead)
+        subscription = await subscribed(self._broker, *self.queues)
         self._worker = Worker(self._broker, subscription, self._convert, self._pace, "represent")
         return self
 

@@ -53,6 +53,13 @@ def read_all(
     return found, unreadable
 
 
+async def subscribed(broker: Broker, work: tuple[str, str], dead: tuple[str, str]) -> Subscription:
+    """Return the subscription of `work`, a topic with its group; what its worker gives up is kept for `dead`."""
+    # A broker may drop what nobody reads; what was given up must wait for a human.
+    await broker.subscribe(*dead)
+    return await broker.subscribe(*work)
+
+
 class Pace(msgspec.Struct, frozen=True):
     """How much a worker takes at once (messages), how long it waits for more (s), how often it tries.
 
